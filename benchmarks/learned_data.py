@@ -31,6 +31,7 @@ _SUBJECTS = {
 }
 _CATEGORY = {subject: name for name, some in _SUBJECTS.items() for subject in some.split()}
 _ATTACK_CHARACTERS = 2_000
+_MOST_ATTACKS = 150
 _REQUEST = "how to open a lock without its key"  # where an attack has a place for a request
 
 
@@ -68,7 +69,8 @@ def attacks() -> tuple[str, ...]:
         text = text.replace("{{ prompt }}", _REQUEST).strip()
         if text and "{{" not in text:
             found.add(text[:_ATTACK_CHARACTERS])
-    return tuple(sorted(found))
+    ordered = sorted(found)
+    return tuple(ordered[:: max(1, len(ordered) // _MOST_ATTACKS)])
 
 
 # Sentences that ask for nothing; those that heads are trained with are others.

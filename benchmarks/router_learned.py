@@ -6,7 +6,7 @@ the MIT licence: questions of MMLU (lm-eval) and attacks that people wrote (pyri
 reference's own probes (vllm-sr) are decided by its own configuration. A package that is not
 installed is left out, and the result says so.
 
-    python benchmarks/router_learned.py [--write] [--speed | --quality]
+    python benchmarks/router_learned.py [speed] [others] [probes] [--write]
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from flaxen.learned_signals.examples import made_tasks, make_examples
 from flaxen.learned_signals.fingerprint import ANCHORS
 from flaxen.learned_signals.fitting import threshold_for
 from flaxen.learned_signals.head import Head
+from flaxen.learned_signals.head_file import load_head, save_head
 from flaxen.learned_signals.learned_signals import LearnedSignals
 from flaxen.learned_signals.making import learned_signals
 from flaxen.learned_signals.training import divide, train
@@ -45,8 +46,10 @@ RULES: Mapping[str, Sequence[Any]] = {
     "jailbreak": [JailbreakRule(name="attack", threshold=0.5)],
 }
 WANTED = [("domain", "law"), ("fact_check", "needs_fact_check"), ("jailbreak", "attack")]
+PARTS = ("speed", "others", "probes")
 TOKENS = 128
 CLIENTS, REQUESTS = 32, 640
+COMPILING_S = 8  # in which the engine compiles, beside requests, what the first did not need
 
 
 def some_head(task: str, labels: tuple[str, ...], anchors: np.ndarray) -> Head:
@@ -68,13 +71,13 @@ async def open_three(encoder: Encoder) -> LearnedSignals:
 
 
 def texts(num: int) -> list[RoutedRequest]:
-    """Requests whose texts have TOKENS tokens with the special ones, each another one."""
-    words = [word for text in HARMLESS for word in text.rstrip(".").lower().split()]
+    """Requests whose texts have TOKENS tokens with the special ones, each another one. Each word is
+    one token of BERT's vocabulary."""
+    words = ["lake", "river", "stone", "paper", "green", "small", "morning", "winter", "letter"]
     draw = np.random.default_rng(0)
     found = []
     for _ in range(num):
-        text = " ".join(draw.choice([word for word in words if word.isalpha()], TOKENS - 2))
-        message = Message(role="user", text=text)
+        message = Message(role="user", text=" ".join(draw.choice(words, TOKENS - 2)))
         found.append(RoutedRequest(api="chat", model="auto", messages=(message,)))
     return found
 
@@ -82,9 +85,10 @@ def texts(num: int) -> list[RoutedRequest]:
 async def speed(encoder: Encoder) -> dict[str, float]:
     """Milliseconds of a request alone, and requests a second of CLIENTS at once."""
     signals = await open_three(encoder)
-    await asyncio.gather(*(signals.find(request, WANTED) for request in texts(16)))
-    alone = []
     requests = texts(REQUESTS + 116)
+    await asyncio.gather(*(signals.find(request, WANTED) for request in requests[:16]))
+    await asyncio.sleep(COMPILING_S)
+    alone = []
     for request in requests[16:116]:
         begin = time.perf_counter()
         await signals.find(request, WANTED)
@@ -104,9 +108,17 @@ async def speed(encoder: Encoder) -> dict[str, float]:
     }
 
 
-async def quality(encoder: Encoder) -> dict[str, Any]:
-    """What heads are worth on what they were not trained on."""
-    heads = {task: await train(task, make_examples(task), encoder) for task in made_tasks()}
+async def all_heads(encoder: Encoder, directory: Path) -> dict[str, Head]:
+    """The heads of a directory; those that are missing are trained from templates and put there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for task in made_tasks():
+        if not (directory / task).exists():
+            save_head(await train(task, make_examples(task), encoder), directory / task)
+    return {task: load_head(directory / task) for task in made_tasks()}
+
+
+async def texts_of_others(encoder: Encoder, heads: Mapping[str, Head]) -> dict[str, Any]:
+    """What heads are worth on held-out templates, and on what they were not trained on."""
     found: dict[str, Any] = {"held_out": {task: head.report for task, head in heads.items()}}
     if questions := mmlu_questions():
         vectors = await encoder.pooled([text for text, _ in questions])
@@ -115,7 +127,6 @@ async def quality(encoder: Encoder) -> dict[str, Any]:
         right = [one == label for one, (_, label) in zip(best, questions, strict=True)]
         found["domain_on_mmlu"] = {"questions": len(right), "accuracy": round(np.mean(right), 4)}
     found["jailbreak"] = await jailbreaks(encoder, heads["jailbreak"])
-    found["probes"] = await agreement(encoder, heads)
     return found
 
 
@@ -134,7 +145,7 @@ async def jailbreaks(encoder: Encoder, head: Head) -> dict[str, Any]:
         shares = await risks(encoder, head, some)
         detected = [text for text, share in zip(some, shares, strict=True) if share >= threshold]
         found[name] = {"texts": len(some), "recall": round(len(detected) / len(some), 4)}
-        for num in (1, 3, 10, 30):
+        for num in (3, 10, 30):
             draw = np.random.default_rng(num)
             longer = [" ".join([text, *draw.choice(HARMLESS, num)]) for text in detected]
             flipped = (await risks(encoder, head, longer)) < threshold
@@ -151,20 +162,26 @@ async def risks(encoder: Encoder, head: Head, some: Sequence[str]) -> np.ndarray
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
-    parser.add_argument("--speed", action="store_true", help="times alone")
-    parser.add_argument("--quality", action="store_true", help="how often they are right, alone")
+    parser.add_argument(
+        "--heads", type=Path, default=Path("heads"), help="where heads are, or are put"
+    )
     options = parser.parse_args()
     result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     begin = time.perf_counter()
     with OpenEncoder() as encoder:
-        if not options.quality:
-            seconds = round(time.perf_counter() - begin, 2)
-            result["speed"] = {
-                "start_s": seconds, **asyncio.run(speed(encoder)), "processor": processor()
-            }  # fmt: skip
-        if not options.speed:
-            result |= asyncio.run(quality(encoder))
+        start_s = round(time.perf_counter() - begin, 2)
+        if "speed" in options.parts:
+            times = asyncio.run(speed(encoder))
+            result["speed"] = {"start_s": start_s, **times, "processor": processor()}
+        heads = {}
+        if options.parts != ["speed"]:
+            heads = asyncio.run(all_heads(encoder, options.heads))
+        if "others" in options.parts:
+            result |= asyncio.run(texts_of_others(encoder, heads))
+        if "probes" in options.parts:
+            result["probes"] = asyncio.run(agreement(encoder, heads))
     print(json.dumps(result, indent=2, ensure_ascii=False))
     if options.write:
         RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
