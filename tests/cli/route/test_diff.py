@@ -41,7 +41,7 @@ def logged(
 
 ROWS = [
     logged("a", "prove it", law=False),
-    logged("bb", "hello", law=False),
+    logged("bb", "hello", law=False, proof=True),  # a body says itself what is free
     logged("ccc", "hello", law=True),
     logged("dddd", "hello"),  # nobody knows whether it is law
     logged("eeeee", None, law=False, proof=True),
@@ -70,8 +70,10 @@ def write_lines(path: Path, rows: Iterable[LoggedRequest]) -> Path:
 
 
 def test_a_log_is_read_as_it_was_written(tmp_path: Path) -> None:
-    assert list(read_log(write_sqlite(tmp_path / "log", reversed(ROWS)))) == ROWS
-    assert list(read_log(write_lines(tmp_path / "log.jsonl", ROWS))) == ROWS
+    sure = Found(matched=True, confidence=0.5, value=-2.0)
+    rows = [*ROWS, replace(logged("hhhhhhhh", None), found={LAW: sure})]
+    assert list(read_log(write_sqlite(tmp_path / "log", reversed(rows)))) == rows
+    assert list(read_log(write_lines(tmp_path / "log.jsonl", rows))) == rows
 
 
 def test_a_log_has_no_texts_of_a_redacted_request() -> None:

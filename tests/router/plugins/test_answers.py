@@ -111,6 +111,7 @@ def test_answers_and_events_are_of_the_official_clients_types(
         Response.model_validate(answer)
         events = TypeAdapter(ResponseStreamEvent)
         assert [event["sequence_number"] for event in data] == list(range(len(data)))
+        assert [event["response"]["output"] for event in data[:2]] == [[], []]
     else:
         (ChatCompletion if api == "chat" else Completion).model_validate(answer)
         events = TypeAdapter(ChatCompletionChunk if api == "chat" else Completion)

@@ -48,6 +48,10 @@ def test_an_answer_without_usage_is_not_for_clients_who_are_told() -> None:
     keep(cache, key("a"), {"usage": None})
     assert cache.find(key("a"), 0) is None
     assert cache.find(key("a"), 0, wants_usage=wants_usage("chat", body)) is not None
+    before = cache.num_bytes
+    keep(cache, key("a"), {"usage": {}})  # takes its place
+    assert (len(cache), cache.num_bytes) == (1, before - 2)
+    assert cache.find(key("a"), 0) is not None
     assert wants_usage("messages", body)
     assert wants_usage("chat", {})
     assert wants_usage("chat", body | {"stream_options": {"include_usage": True}})
