@@ -181,7 +181,9 @@ def main() -> None:
         if "others" in options.parts:
             result |= asyncio.run(texts_of_others(encoder, heads))
         if "probes" in options.parts:
-            result["probes"] = asyncio.run(agreement(encoder, heads))
+            result["probes"] = asyncio.run(agreement(encoder, heads, None))
+            threshold = result["jailbreak"]["threshold"]  # of 1% false alarms, by `others`
+            result["probes_calibrated"] = asyncio.run(agreement(encoder, heads, threshold))
     print(json.dumps(result, indent=2, ensure_ascii=False))
     if options.write:
         RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
