@@ -1,0 +1,138 @@
+"""What a router adds to a request's time: 64 clients of a model's server, directly and through it.
+
+The server is a stand-in that answers each chat after 50 ms. Clients send one request after the
+other, each with a pause, half of them with 300 words; they ask the server and the router in turn,
+so that the machine is the same for both, after a second each that does not count. Rules are
+keywords alone. The difference of percentiles is what the router adds: its own time, and that of
+one more connection.
+
+    python benchmarks/router_http.py [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from report import report
+
+CLIENTS, ROUNDS, ROUND_S, PAUSE_S, ANSWER_S = 64, 3, 8.0, 0.5, 0.05
+ROUTER = """
+version: v0.3
+providers: {defaults: {model: small}, models: [MODELS]}
+routing:
+  signals:
+    keywords:
+      - {name: proofs, operator: OR, method: regex, keywords: ['\\b(prove|show)\\b.{0,48}theorem']}
+      - {name: sums, operator: OR, keywords: [sum, integral, derivative]}
+  decisions:
+    - {name: hard, priority: 2, rules: {type: keyword, name: proofs}, modelRefs: [{model: large}]}
+    - {name: math, priority: 1, rules: {type: keyword, name: sums}, modelRefs: [{model: small}]}
+"""
+ANSWER = json.dumps({"choices": [{"message": {"role": "assistant", "content": "Yes. " * 50}}]})
+
+
+async def answer_chat(scope: Any, receive: Any, send: Any) -> None:
+    """Answers every request after a while."""
+    while (await receive()).get("more_body"):
+        pass
+    await asyncio.sleep(ANSWER_S)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(ANSWER))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": ANSWER.encode()})
+
+
+def serve_model(port: int) -> None:
+    """Runs the stand-in."""
+    uvicorn.run(answer_chat, port=port, log_level="critical", access_log=False, lifespan="off")
+
+
+async def ask(port: int, times: list[float], ends_s: float) -> None:
+    """One client: requests over one connection, with pauses."""
+    await asyncio.sleep(random.random() * PAUSE_S)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while time.monotonic() < ends_s:
+        words = "of the sum that is asked " * random.choice((1, 60))
+        body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": words}]})
+        head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        begin_s = time.perf_counter()
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+        headers = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert headers.startswith(b"http/1.1 200"), headers
+        length = int(headers.split(b"content-length: ")[1].split(b"\r\n")[0])
+        await reader.readexactly(length)
+        times.append((time.perf_counter() - begin_s) * 1e3)
+        await asyncio.sleep(PAUSE_S * (0.5 + random.random()))
+    writer.close()
+
+
+async def measure(ports: dict[str, int]) -> dict[str, list[float]]:
+    """The milliseconds of all requests, of the server and of the router."""
+    times: dict[str, list[float]] = {name: [] for name in ports}
+    for port in ports.values():  # connections are made, and modules imported
+        await asyncio.gather(*(ask(port, [], time.monotonic() + 1) for _ in range(CLIENTS)))
+    for _ in range(ROUNDS):
+        for name, port in ports.items():
+            ends_s = time.monotonic() + ROUND_S
+            await asyncio.gather(*(ask(port, times[name], ends_s) for _ in range(CLIENTS)))
+    return times
+
+
+def percentile(times: list[float], percent: float) -> float:
+    """A percentile by the nearest rank."""
+    return round(sorted(times)[min(int(len(times) * percent / 100), len(times) - 1)], 2)
+
+
+def main() -> None:
+    """Measures, and writes the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the JSON under results/")
+    options = parser.parse_args()
+    ports = {"server": 18_741, "router": 18_742}
+    model = multiprocessing.Process(target=serve_model, args=(ports["server"],), daemon=True)
+    model.start()
+    backend = f'backend_refs: [{{endpoint: "127.0.0.1:{ports["server"]}"}}]'
+    models = ", ".join(f"{{name: {name}, {backend}}}" for name in ("small", "large"))
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "router.yaml"
+        path.write_text(ROUTER.replace("MODELS", models))
+        command = [sys.executable, "-m", "flaxen", "route", str(path), "--log-level", "warning"]
+        begin_s = time.perf_counter()
+        router = subprocess.Popen(
+            [*command, "--port", str(ports["router"])], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert router.stderr is not None
+            next(line for line in router.stderr if "is served on" in line)
+            start_s = round(time.perf_counter() - begin_s, 2)
+            times = asyncio.run(measure(ports))
+        finally:
+            router.terminate()
+            router.wait()
+            model.kill()
+    found: dict[str, Any] = {
+        name: {
+            "requests": len(each),
+            "p50_ms": percentile(each, 50),
+            "p99_ms": percentile(each, 99),
+        }
+        for name, each in times.items()
+    }
+    for name in ("p50_ms", "p99_ms"):
+        found[f"added_{name}"] = round(found["router"][name] - found["server"][name], 2)
+    found |= {"clients": CLIENTS, "start_s": start_s}
+    report("router-http", found, write=options.write)
+
+
+if __name__ == "__main__":
+    main()
