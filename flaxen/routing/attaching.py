@@ -8,9 +8,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from flaxen import __version__
-from flaxen.routing.app import APIS, RoutingApp
+from flaxen.routing.app import RoutingApp
+from flaxen.routing.given import APIS
 from flaxen.routing.metrics import RouterMetrics
 from flaxen.routing.models import list_models
+from flaxen.routing.replaying import ReplayWriter
 from flaxen.routing.service import RoutingService
 from flaxen.server.app import add_guard, empty_app
 from flaxen.server.errors import ApiError
@@ -18,8 +20,13 @@ from flaxen.server.routing import add_route
 
 
 def attach(app: FastAPI, service: RoutingService) -> None:
-    """Puts a router before an application that has not begun to serve, behind its guard."""
-    metrics = RouterMetrics(service)
+    """Puts a router before an application that has not begun to serve, behind its guard.
+
+    Raises:
+      OSError: the replay log can't be opened.
+    """
+    replay = None if service.log_path is None else ReplayWriter(service, service.log_path)
+    metrics = RouterMetrics(service, replay)
     for method in ("GET", "HEAD"):
         service.own_routes[method, "/metrics"] = metrics.page
         service.own_routes |= {(method, path): list_models for path in ("/v1/models", "/models")}

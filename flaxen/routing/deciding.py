@@ -87,6 +87,15 @@ class Routed:
             "unread_content": bool(self.request.unread),
         }
 
+    @property
+    def error(self) -> ApiError | None:
+        """Why the request fails: a signal is unknown without which the configuration says so."""
+        if not self.decided.fails:
+            return None
+        named = ", ".join(map(str, self.decided.unknown))
+        told = f"these signals are unknown, and on_unknown is fail_request: {named}"
+        return later(503, told, "decision_unresolved", "api_error")
+
     def rerouted(self, model: str) -> Routed:
         """The same, for one model, which a plugin says must answer."""
         return replace(self, candidates=(Candidate(name=model, model=model),), policy=Policy())
@@ -130,8 +139,7 @@ class RecipeDecider:
           compute: runs what takes the processor.
 
         Raises:
-          ApiError: 403, nobody knows who asks; 503, a signal is unknown without which the
-              configuration says to fail.
+          ApiError: 403, nobody knows who asks.
         """
         begin_s = time.perf_counter()
         if self._checks_identity and (problem := missing_identity(request, self._identity)):
@@ -146,10 +154,6 @@ class RecipeDecider:
         while missing := await compute(request, evaluation.advance):
             evaluation.give(await self._find_learned(request, sorted(missing)))
         decided = evaluation.decided()
-        if decided.fails:
-            named = ", ".join(map(str, decided.unknown))
-            told = f"these signals are unknown, and on_unknown is fail_request: {named}"
-            raise later(503, told, "decision_unresolved", "api_error")
         decision = self.recipe.decisions[decided.rules.name] if decided.rules else None
         candidates, policy = self._choices[(decision or _NO_DECISION).name]
         found = evaluation.known.found

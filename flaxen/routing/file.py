@@ -33,6 +33,11 @@ class RouterFile:
     environment: Mapping[str, str]
     served: Collection[str] | None = None
 
+    @property
+    def log_path(self) -> Path:
+        """The file of the replay log: it stands beside this one."""
+        return self.path.with_suffix(".replay.sqlite")
+
     def read(self) -> RouterConfig:
         """Reads and checks the file.
 

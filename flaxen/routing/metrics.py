@@ -3,11 +3,14 @@ them."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flaxen.routing.replaying import ReplayWriter
 from flaxen.routing.service import Outcome, RoutingService
 from flaxen.routing.upstream import Call, Upstream
 
@@ -22,14 +25,14 @@ _COUNTERS = {
     "model_selection": ("Models that were selected.", "method", "model", "decision"),
     "model_selection_fallback": ("Selections without their algorithm.", "method", "decision"),
     "model_failures": ("Models that failed a request that another then got.", "model"),
-    "request_errors": ("Requests that were decided, and not answered.", "reason"),
+    "request_errors": ("Requests that the router answered with an error.", "reason"),
 }
 
 
 class RouterMetrics:
     """The metrics of a service's requests, in a registry of their own."""
 
-    def __init__(self, service: RoutingService) -> None:
+    def __init__(self, service: RoutingService, replay: ReplayWriter | None) -> None:
         self.registry = CollectorRegistry()
         self._counters = {
             name: Counter(f"llm_{name}", text, labels, registry=self.registry)
@@ -42,27 +45,40 @@ class RouterMetrics:
                 ("model_routing_latency", "From a request's arrival until a model is asked."),
             )
         )
-        for name, text, read in (
+        numbers = [
             ("requests_open", "Requests that are answered.", lambda: service.num_running),
             ("requests_waiting", "Requests that wait.", lambda: service.num_waiting),
             ("config_is_current", "0 while the file is wrong.", lambda: not service.stale),
-        ):
+        ]
+        if replay is not None:
+            rows = replay.num_rows
+            numbers += [
+                (
+                    f"replay_rows_{what}",
+                    f"Rows of the replay log: {what}.",
+                    partial(rows.__getitem__, what),
+                )
+                for what in rows
+            ]
+        for name, text, read in numbers:
             Gauge(f"llm_router_{name}", text, registry=self.registry).set_function(read)
         service.listeners.append(self._listen)
+        service.error_listeners.append(
+            lambda error: self._count("request_errors", error.code or "")
+        )
 
     def _listen(self, outcome: Outcome) -> None:
-        routed, sent, error = outcome.routed, outcome.sent, outcome.error
+        routed, sent = outcome.routed, outcome.sent
         for key, found in routed.found.items():
             self._count("signal_extraction", *key)
             if found.matched is not False:
                 self._count("signal_match" if found.matched else "signal_unknown", *key)
-        self._count("decision_match", routed.name)
+        if routed.error is None:
+            self._count("decision_match", routed.name)
         for reason in (reason for reason, is_so in routed.unclassified.items() if is_so):
             self._count("unclassified_requests", reason)
         self._decide_s.observe(routed.decide_s)
         self._added_s.observe(outcome.added_s)
-        if error is not None:
-            self._count("request_errors", error.code or "")
         if sent is not None:
             self._count("model_selection", sent.selected.method, sent.selected.model, routed.name)
             if sent.selected.fallback:

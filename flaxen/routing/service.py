@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -34,6 +35,7 @@ class Outcome:
 
     Attributes:
       body: the client's.
+      path: how it was answered, as x-vsr-response-path says it.
       sent: the answer that began; None if none did, or no model was asked.
       error: why none did.
       added_s: the seconds until the request went to a model, for reading and deciding.
@@ -43,6 +45,7 @@ class Outcome:
     body: Mapping[str, Any]
     routed: Routed
     added_s: float
+    path: str = "upstream"
     sent: Sent | None = None
     error: ApiError | None = None
 
@@ -61,9 +64,11 @@ class RoutingService:
       config: limits of bodies, keys, and the longest time of a request.
       max_open, max_waiting: the most requests that are answered at once, and that wait for it.
       listeners: told of each decided request, when its answer begins or fails.
+      error_listeners: told of each error that the router answers with.
       own_routes: what the router answers itself, by method and path.
       stale: why the file of the configuration can't be used since it changed; "" if it can.
       is_closing: whether the process ends, so that no new request is taken.
+      log_path: the file of the replay log; None: there is none, whatever the configuration says.
       num_running, num_waiting: its requests; num_aborted: those that its end breaks off are not
         counted.
     """
@@ -73,9 +78,11 @@ class RoutingService:
     max_open: int = 1024
     max_waiting: int = 4096
     listeners: list[Callable[[Outcome], None]] = field(default_factory=list)
+    error_listeners: list[Callable[[ApiError], None]] = field(default_factory=list)
     own_routes: dict[tuple[str, str], Handler] = field(default_factory=dict)
     stale: str = ""
     is_closing: bool = False
+    log_path: Path | None = None
     num_running: int = 0
     num_waiting: int = 0
     num_aborted: int = 0

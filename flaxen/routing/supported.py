@@ -17,7 +17,6 @@ _ALGORITHMS = {
 }
 _PLUGINS = (
     "response_cache",
-    "router_replay",
     "shadow_dispatch",
 )  # those that are not here, unless they are off
 
@@ -46,7 +45,6 @@ def _problems(
         yield "no name is decided: add entrypoints, or decisions to routing, for the name auto"
     settings = config.settings
     not_here = {
-        "services.router_replay": settings.services.router_replay.enabled,
         "router.learning.protection": settings.router.learning.protection.enabled,
         "router.skip_processing": settings.router.skip_processing.enabled,
     }
@@ -57,6 +55,8 @@ def _problems(
         yield "api_keys of listeners are for flaxen route; flaxen serve has --api-key: remove them"
     if len(config.listeners) > 1:
         yield f"there are {len(config.listeners)} listeners, and there may be one"
+    if config.providers.defaults.reasoning_effort:
+        yield "providers.defaults.reasoning_effort says how models reason, which is not done here"
     for model in config.providers.models:
         if model.api_format == "anthropic":
             yield f"{model.name} has api_format anthropic, and requests are not translated"
@@ -89,6 +89,8 @@ def _of_decision(config: RouterConfig, decision: Decision) -> Iterator[str]:
     for name in _PLUGINS:
         if name in plugins and plugins[name].enabled:
             yield f"has the plugin {name}, which is not here yet: remove it"
+    if (replay := plugins.get("router_replay")) and replay.capture_response_body:
+        yield "has router_replay with capture_response_body, and the log has no answers: remove it"
     has_model = decision.modelRefs or config.providers.defaults.model
     if not has_model and "fast_response" not in plugins:
         yield "names no model, and there is no providers.defaults.model: add modelRefs"

@@ -35,6 +35,6 @@ def add_router(app: FastAPI, server: ServerArgs, served: Iterable[str]) -> list[
 
     file, client = replace(server.router, served=tuple(served)), make_client()
     router = file.compile(file.read(), client)
-    service = RoutingService(router=router, config=server.config)
+    service = RoutingService(router=router, config=server.config, log_path=file.log_path)
     attach(app, service)
     return [partial(file.watch, service, client)]

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from flaxen.routing.deciding import LearnedSignals
 from flaxen.routing.service import RoutingService
 from flaxen.routing.upstream import Answer, Call, UpstreamError
 from flaxen.server.config import ServerConfig
+from tests.server.clients import get
 
 # Two models for what is decided, one for the rest; `math` is chosen by a word.
 FILE = """
@@ -115,6 +117,7 @@ def make_proxy(
     *,
     edit: Callable[[str], str] = lambda text: text,
     learned: LearnedSignals | None = None,
+    log_path: Path | None = None,
     **config: Any,
 ) -> FakeProxy:
     """A router by FILE.
@@ -123,12 +126,25 @@ def make_proxy(
       more: what the recipe has beside, indented by two.
       edit: changes the file.
       learned: finds the signals that need a model.
+      log_path: the file of the replay log.
     """
     upstreams = {name: FakeUpstream() for name in ("small", "large", "other")}
     text = edit(FILE.replace("MORE", more))
     router = make_router(text, upstreams, learned={"default": learned} if learned else {})
-    service = RoutingService(router=router, config=ServerConfig(**config))
+    service = RoutingService(router=router, config=ServerConfig(**config), log_path=log_path)
     return FakeProxy(upstreams=upstreams, service=service, app=proxy_app(service))
+
+
+def with_plugins(*plugins: str) -> Callable[[str], str]:
+    """Gives the decision of FILE plugins."""
+    models = "modelRefs: [{model: large}, {model: other}]"
+    return lambda text: text.replace(models, f"{models}\n      plugins: [{', '.join(plugins)}]")
+
+
+def metric(proxy: FakeProxy, name: str) -> float:
+    """A number of the page of metrics, 0 if it is not there; `name` has its labels."""
+    lines = get(proxy.app, "/metrics").text.splitlines()
+    return next((float(line.split()[-1]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
 
 def broken() -> UpstreamError:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.routing.fakes import FakeProxy, make_proxy
+from tests.routing.fakes import FakeProxy, make_proxy, metric
 from tests.server.clients import get, post
 
 SUM = {"model": "auto", "messages": [{"role": "user", "content": "the sum of 1 and 2"}]}
@@ -98,6 +98,12 @@ def test_an_error_has_the_form_of_its_api(path: str) -> None:
     assert error["error"]["message"] == (
         "the request can't be classified: messages must be a list of objects, got 'no list'"
     )
+
+
+def test_requests_that_are_refused_while_deciding_are_counted() -> None:
+    proxy = make_proxy()
+    post(proxy.app, CHATS, {"model": "auto", "messages": "no list"})
+    assert metric(proxy, 'llm_request_errors_total{reason="invalid_value"}') == 1
 
 
 def test_what_no_signal_can_read_is_told() -> None:

@@ -63,8 +63,19 @@ def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> Routing
         ),
         (
             "version: v0.3",
-            "version: v0.3\nglobal: {services: {router_replay: {enabled: true}}}",
-            "global.services.router_replay is enabled, which is not here yet: write enabled: false",
+            "version: v0.3\nglobal: {router: {skip_processing: {enabled: true}}}",
+            "global.router.skip_processing is enabled, which is not here yet: write enabled: false",
+        ),
+        (
+            "defaults: {model: small}",
+            "defaults: {model: small, reasoning_effort: high}",
+            "providers.defaults.reasoning_effort says how models reason, which is not done here",
+        ),
+        (
+            _HERE,
+            _HERE + "\n      plugins: [{type: router_replay, configuration: "
+            "{capture_response_body: true}}]",
+            "has router_replay with capture_response_body, and the log has no answers: remove it",
         ),
         (
             _HERE,

@@ -10,18 +10,15 @@ import pytest
 from flaxen.router.decisions.tree import SignalKey
 from flaxen.router.request import RoutedRequest
 from flaxen.router.signals.found import Found
-from tests.routing.fakes import FakeProxy, make_proxy
+from tests.routing.fakes import FakeProxy, make_proxy, metric, with_plugins
 from tests.server.clients import post
 
 SUM = {"model": "auto", "messages": [{"role": "user", "content": "the sum of 1 and 2"}]}
 CHATS = "/v1/chat/completions"
 
 
-def make(plugin: str) -> FakeProxy:
-    models = "modelRefs: [{model: large}, {model: other}]"
-    return make_proxy(
-        edit=lambda text: text.replace(models, f"{models}\n      plugins: [{plugin}]")
-    )
+def make(*plugins: str) -> FakeProxy:
+    return make_proxy(edit=with_plugins(*plugins))
 
 
 def test_a_fixed_answer_asks_no_model() -> None:
@@ -93,3 +90,7 @@ def test_a_decision_whose_signal_is_unknown(policy: str, status: int) -> None:
         assert answer.json()["error"]["message"] == (
             "these signals are unknown, and on_unknown is fail_request: jailbreak:any"
         )
+        unknown = '{signal_name="any",signal_type="jailbreak"}'
+        assert metric(proxy, f"llm_signal_unknown_total{unknown}") == 1
+        assert metric(proxy, 'llm_request_errors_total{reason="decision_unresolved"}') == 1
+        assert metric(proxy, 'llm_decision_match_total{decision_name="math"}') == 0

@@ -69,6 +69,7 @@ def _serve(path: Path, options: ProxyOptions, start_s: float) -> int:
         config=ServerConfig(api_keys=listener.api_keys, request_timeout_s=timeout_s),
         max_open=options.max_open,
         max_waiting=options.max_waiting,
+        log_path=file.log_path,
     )
 
     def say_ready(url: str) -> None:
