@@ -41,6 +41,28 @@ class LearnedSignals(Protocol):
         """What the wanted signals found in a request; one that failed is unknown, or left out."""
 
 
+class LearnedOfFile(Protocol):
+    """Makes what finds the learned signals of configurations."""
+
+    async def of(self, config: RouterConfig) -> Mapping[str, LearnedSignals]:
+        """By the names of the recipes that have such signals; raises OSError and ValueError where
+        they can't be found."""
+
+    def close(self) -> None:
+        """Ends what it opened."""
+
+
+class NoLearned:
+    """Finds no learned signals, so that a configuration with some is refused."""
+
+    async def of(self, config: RouterConfig) -> dict[str, LearnedSignals]:
+        """None."""
+        return {}
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 # Finds the free signals of a request, on a thread where that would keep others waiting.
 Compute = Callable[[RoutedRequest, Callable[[], Any]], Awaitable[Any]]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ import httpx
 from flaxen.router_config.load import load_config
 from flaxen.router_config.router_config import RouterConfig
 from flaxen.routing.compiled import Router
+from flaxen.routing.deciding import LearnedOfFile, NoLearned
 from flaxen.routing.service import RoutingService
 
 logger = logging.getLogger("flaxen.router")
@@ -27,11 +29,13 @@ class RouterFile:
     Attributes:
       environment: the variables that it may name.
       served: the models of this process; None while they are not known.
+      learned: makes what finds the signals that need a model.
     """
 
     path: Path
     environment: Mapping[str, str]
     served: Collection[str] | None = None
+    learned: LearnedOfFile = field(default_factory=NoLearned)
 
     @property
     def log_path(self) -> Path:
@@ -48,14 +52,16 @@ class RouterFile:
         text, name = self.path.read_text(encoding="utf-8"), str(self.path)
         return load_config(text, name=name, environment=self.environment, served=self.served)
 
-    def compile(self, config: RouterConfig, client: httpx.AsyncClient) -> Router:
-        """Makes a configuration ready to serve.
+    async def compile(self, config: RouterConfig, client: httpx.AsyncClient) -> Router:
+        """Makes a configuration ready to serve, with what takes the processor on a thread.
 
         Raises:
+          OSError: what finds its learned signals can't be read.
           ValueError: something in it can't be served here.
         """
-        served = self.served or ()
-        return Router(config, served=served, environment=self.environment, client=client)
+        learned = await self.learned.of(config)
+        make = partial(Router, config, served=self.served or (), environment=self.environment)
+        return await asyncio.to_thread(make, client=client, learned=learned)
 
     async def watch(
         self, service: RoutingService, client: httpx.AsyncClient, look_s: float = _LOOK_S
@@ -72,7 +78,7 @@ class RouterFile:
                 continue
             seen = now
             try:
-                router = await asyncio.to_thread(self._again, service.router.config, client)
+                router = await self._again(service.router.config, client)
             except (OSError, ValueError) as error:
                 service.stale = str(error)
                 logger.error(
@@ -82,11 +88,11 @@ class RouterFile:
             service.router, service.stale = router, ""
             logger.info("the configuration has changed, and is used now")
 
-    def _again(self, before: RouterConfig, client: httpx.AsyncClient) -> Router:
-        config = self.read()
+    async def _again(self, before: RouterConfig, client: httpx.AsyncClient) -> Router:
+        config = await asyncio.to_thread(self.read)
         if config.listeners != before.listeners:
             raise ValueError("listeners can't change while the router runs: start it again")
-        return self.compile(config, client)
+        return await self.compile(config, client)
 
     def _stamp(self) -> tuple[int, int, int]:
         """What changes when the file does; zeros while it is not there."""

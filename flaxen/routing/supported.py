@@ -65,8 +65,9 @@ def _problems(
     detector = settings.model_catalog.modules.modality_detector
     for name in sorted({*config.entrypoints.values()}):
         recipe = config.recipes[name]
-        for key in sorted(recipe.used) if name not in learned else ():
-            if key.kind in _LEARNED or (key.kind == "modality" and detector.method != "keyword"):
+        for key in sorted(recipe.used):
+            is_modality = key.kind == "modality" and detector.method != "keyword"
+            if is_modality or (key.kind in _LEARNED and name not in learned):
                 yield (
                     f"the recipe {name} reads {key}, which needs a model for signals, and there is "
                     "none here: remove the conditions that name it"

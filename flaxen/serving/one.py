@@ -49,7 +49,7 @@ def serve_one(args: EngineArgs, adapters: ServedAdapters, server: ServerArgs) ->
             batches = stack.enter_context(jobs)
         names = server.config.served_model_names or (parts.info.name,)
         loras = (name for name, _ in adapters.at_start)
-        beside = add_router(app, server, (*names, *loras))
+        beside = add_router(stack, app, server, (*names, *loras))
         served = Served(
             parts=replace(parts, params=None),  # the engine alone has them, and may free them
             config=server.config,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,10 +17,13 @@ if TYPE_CHECKING:
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
-def add_router(app: FastAPI, server: ServerArgs, served: Iterable[str]) -> list[Work]:
+def add_router(
+    stack: ExitStack, app: FastAPI, server: ServerArgs, served: Iterable[str]
+) -> list[Work]:
     """Puts the router of the arguments, if there is one, before an application.
 
     Args:
+      stack: ends what finds its learned signals.
       served: the names of the models, adapters too.
 
     Returns:
@@ -34,7 +39,8 @@ def add_router(app: FastAPI, server: ServerArgs, served: Iterable[str]) -> list[
     from flaxen.routing.service import RoutingService
 
     file, client = replace(server.router, served=tuple(served)), make_client()
-    router = file.compile(file.read(), client)
+    stack.callback(file.learned.close)
+    router = asyncio.run(file.compile(file.read(), client))
     service = RoutingService(router=router, config=server.config, log_path=file.log_path)
     attach(app, service)
     return [partial(file.watch, service, client)]

@@ -79,7 +79,7 @@ def serve_several(
             pooled = pool_models(plan, server.config, open_responses(stores), stays=stays)
             slots = pooled.pool.slots
             served = (name for slot in slots for name in (*slot.model.names, *slot.adapters))
-            beside = add_router(pooled.app, server, served)
+            beside = add_router(stack, pooled.app, server, served)
             load_at_start(pooled.pool, which)
         batches = None if stores is None else _add_jobs(stack, pooled, server, stores)
         names = ", ".join(slot.model.name for slot in slots)

@@ -20,11 +20,12 @@ PLAIN = FILE.replace("MORE", "")
 _HERE = "modelRefs: [{model: large}, {model: other}]"
 
 
-def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> RoutingService:
+async def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> RoutingService:
     path.write_text(text)
     file = RouterFile(path=path, environment={}, served=served)
     client = make_client()
-    return RoutingService(router=file.compile(file.read(), client), config=ServerConfig())
+    router = await file.compile(file.read(), client)
+    return RoutingService(router=router, config=ServerConfig())
 
 
 @pytest.mark.parametrize(
@@ -90,14 +91,14 @@ def test_what_can_not_be_served_is_refused(
 ) -> None:
     assert before in PLAIN
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
-        compile_file(tmp_path / "router.yaml", PLAIN.replace(before, after, 1))
+        run(compile_file(tmp_path / "router.yaml", PLAIN.replace(before, after, 1)))
 
 
 def test_a_changed_file_is_used_and_a_wrong_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "router.yaml"
 
     async def work() -> None:
-        service = compile_file(path, PLAIN)
+        service = await compile_file(path, PLAIN)
         proxy_app(service)  # has the metrics
         first = service.router
         watching = asyncio.create_task(
@@ -129,7 +130,7 @@ def test_a_changed_file_is_used_and_a_wrong_one_is_not(tmp_path: Path) -> None:
 
 
 def test_metrics_say_whether_the_file_is_current(tmp_path: Path) -> None:
-    service = compile_file(tmp_path / "router.yaml", PLAIN)
+    service = run(compile_file(tmp_path / "router.yaml", PLAIN))
     app = proxy_app(service)
     assert "llm_router_config_is_current 1.0" in get(app, "/metrics").text
     service.stale = "wrong"

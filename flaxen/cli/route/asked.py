@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from flaxen.cli.route.learned import LearnedOptions
     from flaxen.cli.route.outcomes import Outcome
     from flaxen.router.request import RoutedRequest
     from flaxen.router_config.recipe import Recipe
@@ -92,9 +93,12 @@ def load(path: Path) -> RouterConfig:
 
 
 def decide(
-    file: Path, options: RequestOptions
+    file: Path, options: RequestOptions, learned: LearnedOptions
 ) -> tuple[dict[str, Any], RoutedRequest, Recipe, Outcome]:
     """Decides a request by a configuration.
+
+    Args:
+      learned: what finds the signals that need a model.
 
     Returns:
       Its body, what is read of it, the recipe, and the outcome.
@@ -114,4 +118,5 @@ def decide(
             f"a request for {body['model']!r} passes untouched; names that are decided: {names}"
         )
     request = read_request(options.api, body, options.headers())
-    return body, request, recipe, Outcomes(config).of(request, recipe)
+    with learned.asking(config) as find:
+        return body, request, recipe, Outcomes(config, find).of(request, recipe)

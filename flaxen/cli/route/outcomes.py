@@ -1,12 +1,13 @@
-"""Outcomes: what a configuration decides for a request, without a server and without models."""
+"""Outcomes: what a configuration decides for a request, without a server."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flaxen.router.decisions.deciding import Decided, Deciding
 from flaxen.router.decisions.tree import SignalKey
+from flaxen.router.plugins.preparing import signals_of
 from flaxen.router.request import RoutedRequest
 from flaxen.router.selection.candidate import Facts
 from flaxen.router.selection.selected import NoModelError
@@ -20,6 +21,8 @@ from flaxen.routing.deciding import signal_settings, used_rules
 
 _NO_MODEL = unknown("no model computes it in this command")
 _NOTHING: Mapping[tuple[str, str], Found] = {}
+# What models found in a request, by the name of its recipe, for the signals that are asked for.
+FindLearned = Callable[[RoutedRequest, str, Sequence[SignalKey]], Mapping[SignalKey, Found]]
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Outcome:
     Attributes:
       missing: the signals of models that were not given, on which the outcome depends; they count
         as unknown.
+      found: what signals found, those that the decision's plugins act on too.
       model, reason: what was chosen, "" if nothing, and why.
     """
 
     deciding: Deciding
     decided: Decided
     missing: frozenset[SignalKey]
+    found: Mapping[SignalKey, Found]
     model: str
     reason: str
 
@@ -45,10 +50,14 @@ class Outcome:
 
 
 class Outcomes:
-    """Decides requests by one configuration."""
+    """Decides requests by one configuration.
 
-    def __init__(self, config: RouterConfig) -> None:
-        self.config = config
+    Args:
+      learned: finds the signals that need a model; without it they are unknown.
+    """
+
+    def __init__(self, config: RouterConfig, learned: FindLearned | None = None) -> None:
+        self.config, self._learned = config, learned
         settings = signal_settings(config)
         self._free = {
             name: FreeSignals(used_rules(recipe), settings)
@@ -86,11 +95,20 @@ class Outcomes:
         deciding = Deciding(recipe.rules, find, recipe.routing.strategy, recipe.projections)
         missing: set[SignalKey] = set()
         while asked := deciding.advance():
+            if self._learned is not None:
+                deciding.give(self._learned(request, recipe.name, sorted(asked)))
+                continue
             missing |= asked
             deciding.give(dict.fromkeys(asked, _NO_MODEL))
         decided = deciding.decided()
+        found = dict(deciding.known.found)
+        if self._learned is not None and decided.rules is not None:
+            plugins = recipe.decisions[decided.rules.name].plugins
+            keys = signals_of([plugin.configuration for plugin in plugins])
+            if wanted := [SignalKey(*key) for key in keys if key not in found]:
+                found |= self._learned(request, recipe.name, wanted)
         model, reason = self._select(request, recipe, decided, seed)
-        return Outcome(deciding, decided, frozenset(missing), model, reason)
+        return Outcome(deciding, decided, frozenset(missing), found, model, reason)
 
     def _select(
         self, request: RoutedRequest, recipe: Recipe, decided: Decided, seed: str

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flaxen.cli.route.asked import FileArgument, RequestOptions, decide
+from flaxen.cli.route.learned import LearnedOptions
 
 if TYPE_CHECKING:
     from flaxen.router.decisions.explaining import ExplainedNode
@@ -17,21 +18,22 @@ if TYPE_CHECKING:
 def preview(
     file: FileArgument,
     options: RequestOptions,
+    learned: LearnedOptions,
     shows_body: Annotated[
         bool, typer.Option("--body", help="Print the body that the model's server gets, too.")
     ] = False,
 ) -> None:
     """Show how a request is decided: decision, model, headers.
 
-    No model is asked, so signals that need one are unknown. Exits with 1 if the request would be
-    refused.
+    Signals that need a model are unknown, unless --heads or --encoder says what finds them. Exits
+    with 1 if the request would be refused.
     """
     from flaxen.router.plugins.preparing import Asked, prepare
 
-    body, request, recipe, outcome = decide(file, options)
+    body, request, recipe, outcome = decide(file, options, learned)
     name = outcome.decision
     plugins = recipe.decisions[name].plugins if name and not outcome.decided.fails else ()
-    found = {(key.kind, key.name): each for key, each in outcome.deciding.known.found.items()}
+    found = {(key.kind, key.name): each for key, each in outcome.found.items()}
     prepared = prepare(
         body,
         options.api,
@@ -59,11 +61,14 @@ def preview(
         raise SystemExit(1)
 
 
-def explain(file: FileArgument, options: RequestOptions) -> None:
-    """Explain how a request is decided, node by node. Signals that need a model are unknown."""
+def explain(file: FileArgument, options: RequestOptions, learned: LearnedOptions) -> None:
+    """Explain how a request is decided, node by node.
+
+    Signals that need a model are unknown, unless --heads or --encoder says what finds them.
+    """
     from flaxen.router.decisions.explaining import explain as explain_all
 
-    _, _, recipe, outcome = decide(file, options)
+    _, _, recipe, outcome = decide(file, options, learned)
     rules = {each.name: each for each in recipe.rules}
     for each in explain_all(outcome.deciding):
         tier = f", tier {rules[each.name].tier}" if rules[each.name].tier else ""

@@ -5,18 +5,24 @@ Imports the web framework only when it is needed, so that --help is fast.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import sys
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flaxen.cli.route.asked import FileArgument
+from flaxen.cli.route.learned import LearnedOptions
 from flaxen.serving.logs import LogFormat, LogLevel, logging_to
+
+if TYPE_CHECKING:
+    from flaxen.learned_signals.of_file import SignalsOfFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +43,19 @@ class ProxyOptions:
     log_format: Annotated[LogFormat, typer.Option(help="Format of the log.")] = LogFormat.TEXT
 
 
-def serve(file: FileArgument, options: ProxyOptions) -> None:
+def serve(file: FileArgument, options: ProxyOptions, learned: LearnedOptions) -> None:
     """Decide which model answers each request, and send it there, until SIGTERM or Ctrl-C.
 
     FILE says which models there are and where, and what decides. It is read again when it changes.
     Requests for the model auto, or for an entrypoint of the file, are decided; others pass.
     """
     start_s = time.perf_counter()
-    with logging_to(sys.stderr, options.log_format, options.log_level):
-        raise typer.Exit(_serve(file, options, start_s))
+    log = logging_to(sys.stderr, options.log_format, options.log_level)
+    with log, contextlib.closing(learned.signals()) as signals:
+        raise typer.Exit(_serve(file, options, signals, start_s))
 
 
-def _serve(path: Path, options: ProxyOptions, start_s: float) -> int:
+def _serve(path: Path, options: ProxyOptions, signals: SignalsOfFile, start_s: float) -> int:
     from flaxen.router.checks import seconds
     from flaxen.router_config.models import Listener
     from flaxen.routing.attaching import proxy_app
@@ -59,9 +66,9 @@ def _serve(path: Path, options: ProxyOptions, start_s: float) -> int:
     from flaxen.server.run import run
     from flaxen.serving.announcement.ready import ready_line
 
-    file = RouterFile(path=path, environment=os.environ, served=())
+    file = RouterFile(path=path, environment=os.environ, served=(), learned=signals)
     config, client = file.read(), make_client()
-    router = file.compile(config, client)
+    router = asyncio.run(file.compile(config, client))
     listener = config.listeners[0] if config.listeners else Listener(port=8888)
     timeout_s = seconds("timeout", listener.timeout)
     service = RoutingService(

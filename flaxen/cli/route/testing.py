@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flaxen.cli.route.asked import FileArgument, load
+from flaxen.cli.route.learned import LearnedOptions
 
 if TYPE_CHECKING:
     from flaxen.cli.route.outcomes import Outcomes
@@ -23,14 +24,16 @@ def run_probes(
         Path,
         typer.Argument(metavar="PROBES", help="Requests with the decisions that are expected."),
     ],
+    learned: LearnedOptions,
     shows_all: Annotated[
         bool, typer.Option("--verbose", "-v", help="Name the variants that need a model, too.")
     ] = False,
 ) -> None:
     """Test a configuration by probes: requests with the decisions that are expected.
 
-    PROBES is in the format of the reference's probes.yaml. A variant that depends on a signal of a
-    model is counted apart, never as passed. Exits with 1 if a decision is another than expected.
+    PROBES is in the format of the reference's probes.yaml. With neither --heads nor --encoder a
+    variant that depends on a signal of a model is counted apart, never as passed. Exits with 1 if a
+    decision is another than expected.
     """
     from rich.console import Console
     from rich.table import Table
@@ -38,14 +41,16 @@ def run_probes(
     from flaxen.cli.route.outcomes import Outcomes
     from flaxen.cli.route.probes import read_probes
 
-    outcomes = Outcomes(load(file))
+    config = load(file)
     counts: dict[str, Counter[str]] = {}
     console = Console(highlight=False)
-    for probe in read_probes(probes.read_text("utf-8")):
-        column, text = _verdict(probe, outcomes)
-        counts.setdefault(probe.recipe, Counter())[column] += 1
-        if column == "disagree" or (column == "need a model" and shows_all):
-            console.print(f"{probe.name}: {text}", soft_wrap=True, markup=False)
+    with learned.asking(config) as find:
+        outcomes = Outcomes(config, find)
+        for probe in read_probes(probes.read_text("utf-8")):
+            column, text = _verdict(probe, outcomes)
+            counts.setdefault(probe.recipe, Counter())[column] += 1
+            if column == "disagree" or (column == "need a model" and shows_all):
+                console.print(f"{probe.name}: {text}", soft_wrap=True, markup=False)
     if not counts:
         raise ValueError(f"{probes} has no variants: there is nothing to test")
     whole = sum(counts.values(), Counter())

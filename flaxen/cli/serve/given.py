@@ -113,7 +113,7 @@ class Given:
             fine_tuning_share=self.fine_tuning.fine_tuning_share,
             set_up=lambda: tuple(about_computing(set_up())),
             progress=self._progress,
-            router=self.router.file(),
+            router=self.router.file(is_offline=self.machine.offline),
         )
 
     @contextlib.contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from flaxen.learned_signals.encoder import OpenEncoder
     from flaxen.routing.file import RouterFile
 
 
@@ -29,9 +31,32 @@ class RouterOptions:
             rich_help_panel="Router",
         ),
     ] = None
+    router_encoder: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="The encoder that finds the router's signals which need a model; it is read for "
+            "them alone, beside the models that are served.",
+            rich_help_panel="Router",
+        ),
+    ] = "minilm"
+    router_heads: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="The directory of heads, files that flaxen route train wrote for this encoder.",
+            show_default="none",
+            rich_help_panel="Router",
+        ),
+    ] = None
 
-    def file(self) -> RouterFile | None:
+    def file(self, *, is_offline: bool = False) -> RouterFile | None:
         """The file, once read, so that what is wrong with it does not wait for weights.
+
+        Args:
+          is_offline: whether the encoder must be on this machine.
 
         Raises:
           OSError: it can't be read.
@@ -39,8 +64,15 @@ class RouterOptions:
         """
         if self.router is None:
             return None
+        from flaxen.learned_signals.of_file import SignalsOfFile
         from flaxen.routing.file import RouterFile
 
-        file = RouterFile(path=self.router, environment=os.environ)
+        signals = SignalsOfFile(partial(self._open, is_offline), self.router_heads)
+        file = RouterFile(path=self.router, environment=os.environ, learned=signals)
         file.read()
         return file
+
+    def _open(self, is_offline: bool) -> OpenEncoder:
+        from flaxen.learned_signals.encoder import OpenEncoder
+
+        return OpenEncoder(self.router_encoder, offline=is_offline)
