@@ -1,4 +1,5 @@
-"""`flaxen serve A B`: one process, models that take turns, and what a client sees of that."""
+"""`flaxen serve A B --router FILE`: one process, models that take turns, a router before them, and
+what a client sees of that."""
 
 from __future__ import annotations
 
@@ -10,6 +11,15 @@ import pytest
 from tests.e2e.serving import serve
 from tests.e2e.tiny_model import write_tiny_model
 
+ROUTER = """
+version: v0.3
+providers: {defaults: {model: first}}
+routing:
+  signals: {keywords: [{name: sums, operator: OR, keywords: [sum]}]}
+  decisions:
+    - {name: math, rules: {type: keyword, name: sums}, modelRefs: [{model: other}]}
+"""
+
 
 @pytest.mark.slow
 def test_models_that_take_turns_in_one_process(compile_cache: Path, tmp_path: Path) -> None:
@@ -20,15 +30,24 @@ def test_models_that_take_turns_in_one_process(compile_cache: Path, tmp_path: Pa
         *(str(tmp_path / "other"), "--models-memory", "300KiB", "--dtype", "bfloat16"),
         *("--max-num-seqs", "2", "--max-num-batched-tokens", "32", "--offline"),
     )
+    (tmp_path / "router.yaml").write_text(ROUTER)
+    options = (*options, "--router", str(tmp_path / "router.yaml"))
     path = f"first,alias={tmp_path / 'one'}"
     with serve(compile_cache, tmp_path / "log", *options, path=path, model="first") as server:
-        found = {
-            model: server.complete("Hello", model=model, max_tokens=4).choices[0].text
-            for model in ("first", "other", "alias")
-        }
+
+        def complete(model: str, prompt: str) -> str:
+            text: str = server.complete(prompt, model=model, max_tokens=4).choices[0].text
+            return text
+
+        found = {}
+        for model, routed in (("first", "Hello"), ("other", "A sum"), ("alias", "")):
+            found[model] = complete(model, "Hello")
+            if routed:  # the same as if it were asked by its name
+                assert complete("auto", routed) == complete(model, routed)
         assert found["first"] == found["alias"] != found["other"]
         listed = server.http.get("/v1/models").json()["data"]
-        states = {model["id"]: model["status"]["value"] for model in listed}
+        assert [each["id"] for each in listed][:3] == ["vllm-sr/auto", "auto", "MoM"]
+        states = {each["id"]: each["status"]["value"] for each in listed[3:]}
         assert states == {"first": "loaded", "alias": "loaded", "other": "unloaded"}
         assert server.http.post("/v1/completions", json={"model": "x"}).status_code == 404
         server.process.send_signal(signal.SIGTERM)
