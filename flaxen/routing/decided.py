@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from starlette.responses import Response
 
+from flaxen.router.plugins.answers.streams import answer_reply
+from flaxen.router.plugins.cache import Flight, Hit
 from flaxen.router.plugins.preparing import Asked, Prepared, prepare
 from flaxen.router.plugins.reply import Reply
 from flaxen.router.requests.readers import read_request
 from flaxen.router.selection.candidate import Candidate
 from flaxen.router.selection.selected import NoModelError
+from flaxen.routing.caching import Cached, cached_of
 from flaxen.routing.deciding import RecipeDecider, Routed
 from flaxen.routing.given import Given
 from flaxen.routing.headers import path_headers, routed_headers
@@ -38,7 +41,7 @@ async def answer_decided(
         request = read_request(given.api, given.body, given.http.headers)
     except ValueError as error:
         raise invalid(f"the request can't be classified: {error}") from None
-    async with service.turn(), AsyncExitStack() as opened:
+    async with service.turn(), AsyncExitStack() as opened, AsyncExitStack() as ended:
         routed = await decider.decide(request, service.compute)
         outcome = Outcome(
             request_id=given.request_id,
@@ -53,17 +56,30 @@ async def answer_decided(
         prepared = prepared_of(given, routed)
         if prepared.model:
             outcome = replace(outcome, routed=(routed := routed.rerouted(prepared.model)))
+        cached, found = None, None
         if (reply := prepared.reply) is not None:
             path = "fast_response" if "x-vsr-fast-response" in reply.headers else "blocked"
+        elif (cached := _cached(service, given, routed, prepared, decider)) is not None:
+            found = await cached.find()
+            outcome = replace(outcome, cache="hit" if isinstance(found, Hit) else "miss")
+            if isinstance(found, Hit):
+                hit = {"x-vsr-cache-hit": "true"}
+                reply, path = answer_reply(given.api, found.answer, given.body, hit), "cache"
+            else:
+                ended.callback(cached.cache.end, found)
+        if reply is not None:
             service.tell(replace(outcome, path=path))
             told = path_headers(path) + routed_headers(routed, None, is_debug=is_debug)
             await _send_reply(given, reply, told)
             return True
 
+        def changed(headers: Mapping[str, str]) -> dict[str, str]:
+            plain = {} if cached is None else {"accept-encoding": "identity"}
+            return prepared.headers.applied(headers) | plain
+
         def call_of(candidate: Candidate) -> tuple[Upstream, Call]:
             target = given.router.targets[candidate.model]
-            call = given.call(target, prepared.body, changed=prepared.headers.applied)
-            return target.upstream or local, call
+            return target.upstream or local, given.call(target, prepared.body, changed=changed)
 
         try:
             sent = await service.dispatcher.send(
@@ -74,8 +90,13 @@ async def answer_decided(
             service.tell(replace(outcome, path="error", error=told_error))
             raise told_error from None
         service.tell(replace(outcome, sent=sent))
+        if prepared.shadow is not None:
+            service.shadows.send(routed.name, prepared.shadow, given, prepared.body, local)
+        answer = sent.answer
+        if cached is not None and isinstance(found, Flight):
+            answer = cached.kept(answer, sent.selected.model, found)
         told = path_headers("upstream") + routed_headers(routed, sent, is_debug=is_debug)
-        await send_answer(given.http, given.send, sent.answer, told)
+        await send_answer(given.http, given.send, answer, told)
     return True
 
 
@@ -85,6 +106,23 @@ def prepared_of(given: Given, routed: Routed) -> Prepared:
     found = {(key.kind, key.name): each for key, each in routed.found.items()}
     asked = Asked(request_id=given.request_id, now=time.time(), found=found)
     return prepare(given.body, given.api, [plugin.configuration for plugin in plugins], asked)
+
+
+def _cached(
+    service: RoutingService,
+    given: Given,
+    routed: Routed,
+    prepared: Prepared,
+    decider: RecipeDecider,
+) -> Cached | None:
+    """What the cache knows a request by; None where there is nothing to look for."""
+    if prepared.cache is None:
+        return None
+    try:
+        model = routed.select(service.facts(routed, given.request_id)).model
+    except NoModelError:
+        return None  # whoever sends it says why
+    return cached_of(given, routed, prepared, model, decider.identity, service.answers)
 
 
 async def _send_reply(given: Given, reply: Reply, told: Iterable[tuple[str, str]]) -> None:

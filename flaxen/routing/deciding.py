@@ -135,6 +135,10 @@ class RecipeDecider:
     Args:
       learned: finds the signals that need a model; None if no decision reads one.
 
+    Attributes:
+      recipe: its recipe.
+      identity: the headers that say who asks.
+
     Raises:
       ValueError: a rule can't be compiled, or its library is not installed.
     """
@@ -144,7 +148,7 @@ class RecipeDecider:
     ) -> None:
         self.recipe, self._learned = recipe, learned
         settings = signal_settings(config)
-        self._identity = settings.identity
+        self.identity = settings.identity
         self._signals = FreeSignals(used_rules(recipe), settings)
         self._fallback = recipe.routing.fallback or config.settings.router.fallback or Fallback()
         self._checks_identity = any(key.kind == "authz" for key in recipe.used)
@@ -164,7 +168,7 @@ class RecipeDecider:
           ApiError: 403, nobody knows who asks.
         """
         begin_s = time.perf_counter()
-        if self._checks_identity and (problem := missing_identity(request, self._identity)):
+        if self._checks_identity and (problem := missing_identity(request, self.identity)):
             raise ApiError(403, problem, code="missing_identity", type="permission_error")
         find = self._signals.of(request)
         evaluation = Deciding(

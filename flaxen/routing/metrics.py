@@ -25,6 +25,9 @@ _COUNTERS = {
     "model_selection": ("Models that were selected.", "method", "model", "decision"),
     "model_selection_fallback": ("Selections without their algorithm.", "method", "decision"),
     "model_failures": ("Models that failed a request that another then got.", "model"),
+    "cache_plugin_hits": ("Answers from the cache.", "decision_name"),
+    "cache_plugin_misses": ("Requests that were not in the cache.", "decision_name"),
+    "shadow_dispatches": ("Copies of requests to other models.", "model", "outcome"),
     "request_errors": ("Requests that the router answered with an error.", "reason"),
 }
 
@@ -48,6 +51,7 @@ class RouterMetrics:
         numbers = [
             ("requests_open", "Requests that are answered.", lambda: service.num_running),
             ("requests_waiting", "Requests that wait.", lambda: service.num_waiting),
+            ("cache_entries", "Answers that are kept.", lambda: len(service.answers.cache)),
             ("config_is_current", "0 while the file is wrong.", lambda: not service.stale),
         ]
         if replay is not None:
@@ -63,6 +67,7 @@ class RouterMetrics:
         for name, text, read in numbers:
             Gauge(f"llm_router_{name}", text, registry=self.registry).set_function(read)
         service.listeners.append(self._listen)
+        service.shadows.listeners.append(partial(self._count, "shadow_dispatches"))
         service.error_listeners.append(
             lambda error: self._count("request_errors", error.code or "")
         )
@@ -79,6 +84,9 @@ class RouterMetrics:
             self._count("unclassified_requests", reason)
         self._decide_s.observe(routed.decide_s)
         self._added_s.observe(outcome.added_s)
+        if outcome.cache:
+            which = "cache_plugin_hits" if outcome.cache == "hit" else "cache_plugin_misses"
+            self._count(which, routed.name)
         if sent is not None:
             self._count("model_selection", sent.selected.method, sent.selected.model, routed.name)
             if sent.selected.fallback:

@@ -16,9 +16,11 @@ from starlette.responses import Response
 from flaxen.protocol import EngineClosedError
 from flaxen.router.request import RoutedRequest
 from flaxen.router.selection.candidate import Facts
+from flaxen.routing.caching import AnswerStore
 from flaxen.routing.compiled import Router
 from flaxen.routing.deciding import Routed
 from flaxen.routing.dispatch import Dispatcher, Sent
+from flaxen.routing.shadowing import Shadows
 from flaxen.routing.upstream import Upstream, later
 from flaxen.server.body import body_lane
 from flaxen.server.config import ServerConfig
@@ -36,6 +38,7 @@ class Outcome:
     Attributes:
       body: the client's.
       path: how it was answered, as x-vsr-response-path says it.
+      cache: hit or miss, where the decision keeps answers; else "".
       sent: the answer that began; None if none did, or no model was asked.
       error: why none did.
       added_s: the seconds until the request went to a model, for reading and deciding.
@@ -46,6 +49,7 @@ class Outcome:
     routed: Routed
     added_s: float
     path: str = "upstream"
+    cache: str = ""
     sent: Sent | None = None
     error: ApiError | None = None
 
@@ -88,7 +92,7 @@ class RoutingService:
     num_aborted: int = 0
 
     def __post_init__(self) -> None:
-        self.dispatcher = Dispatcher()
+        self.dispatcher, self.answers, self.shadows = Dispatcher(), AnswerStore(), Shadows()
         self.bodies = body_lane()
         self._long_texts = Lane("their signals", num_threads=1, max_waiting=64)
         self._turns = asyncio.Semaphore(self.max_open)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from flaxen.router.plugins.guards import Jailbreak, Pii
+from flaxen.router.plugins.shadow import ShadowDispatch
 from flaxen.router.selection.algorithms import SEVERAL_MODELS
 from flaxen.router.signals.kinds import KINDS, Cost
 from flaxen.router_config.decision import Decision
@@ -15,10 +17,6 @@ _ALGORITHMS = {
     "confidence": "a cascade reads the log-probabilities of answers, which is not done here",
     **dict.fromkeys(SEVERAL_MODELS, "it asks several models, and one request goes to one"),
 }
-_PLUGINS = (
-    "response_cache",
-    "shadow_dispatch",
-)  # those that are not here, unless they are off
 
 
 def check_supported(
@@ -76,8 +74,10 @@ def _problems(
             where = f"the decision {decision.name} of the recipe {name}"
             yield from (f"{where} {problem}" for problem in _of_decision(config, decision))
             named |= {ref.model for ref in decision.modelRefs}
-            guards = (plugin for plugin in decision.plugins if plugin.type in ("jailbreak", "pii"))
-            named |= {plugin.configuration.model for plugin in guards}  # of action reroute
+            # Those of reroutes and of shadows.
+            others = [each.configuration for each in decision.plugins]
+            named |= {each.model for each in others if isinstance(each, Jailbreak | Pii)}
+            named |= {e.model for e in others if isinstance(e, ShadowDispatch) and e.enabled}
     for name in sorted(named - there - {""}):
         yield f"the model {name} is not served in this process, and has no backend_refs"
 
@@ -87,9 +87,14 @@ def _of_decision(config: RouterConfig, decision: Decision) -> Iterator[str]:
     if kind in _ALGORITHMS:
         yield f"has the algorithm {kind}: {_ALGORITHMS[kind]}"
     plugins = {plugin.type: plugin.configuration for plugin in decision.plugins}
-    for name in _PLUGINS:
-        if name in plugins and plugins[name].enabled:
-            yield f"has the plugin {name}, which is not here yet: remove it"
+    cache, shadow = plugins.get("response_cache"), plugins.get("shadow_dispatch")
+    if cache and cache.enabled and cache.mode != "exact":
+        yield (
+            f"has a response_cache with the mode {cache.mode}, which needs embeddings of requests, "
+            "and they are not computed here yet: write mode: exact"
+        )
+    if shadow and shadow.enabled and shadow.capture_response_body:
+        yield "has shadow_dispatch with capture_response_body, and answers are not kept: remove it"
     if (replay := plugins.get("router_replay")) and replay.capture_response_body:
         yield "has router_replay with capture_response_body, and the log has no answers: remove it"
     has_model = decision.modelRefs or config.providers.defaults.model

@@ -13,7 +13,7 @@ from flaxen.routing.file import RouterFile
 from flaxen.routing.http_upstream import make_client
 from flaxen.routing.service import RoutingService
 from flaxen.server.config import ServerConfig
-from tests.routing.fakes import FILE
+from tests.routing.fakes import FILE, with_plugins
 from tests.server.clients import get, run
 
 PLAIN = FILE.replace("MORE", "")
@@ -45,7 +45,13 @@ async def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> R
         (
             _HERE,
             _HERE + "\n      plugins: [{type: response_cache, configuration: {enabled: true}}]",
-            "the decision math of the recipe default has the plugin response_cache, which is not",
+            "the decision math of the recipe default has a response_cache with the mode semantic",
+        ),
+        (
+            _HERE,
+            _HERE + "\n      plugins: [{type: shadow_dispatch, configuration: "
+            "{enabled: true, model: large, capture_response_body: true}}]",
+            "has shadow_dispatch with capture_response_body, and answers are not kept: remove it",
         ),
         (
             "{model: large}",
@@ -92,6 +98,15 @@ def test_what_can_not_be_served_is_refused(
     assert before in PLAIN
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         run(compile_file(tmp_path / "router.yaml", PLAIN.replace(before, after, 1)))
+
+
+def test_a_shadow_that_is_nowhere_is_refused(tmp_path: Path) -> None:
+    nowhere = "    - {name: nowhere}\nrouting:"
+    plugin = "{type: shadow_dispatch, configuration: {enabled: true, model: nowhere}}"
+    text = with_plugins(plugin)(PLAIN.replace("routing:", nowhere, 1))
+    with pytest.raises(ValueError, match="the model nowhere is not served in this process, and"):
+        compile_file(tmp_path / "router.yaml", text)
+    compile_file(tmp_path / "router.yaml", text.replace("enabled: true", "enabled: false"))
 
 
 def test_a_changed_file_is_used_and_a_wrong_one_is_not(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from flaxen.routing.compiled import Router
 from flaxen.routing.http_upstream import make_client
 from flaxen.routing.service import RoutingService
 from tests.model_pool.fake_models import Fakes
-from tests.server.clients import events, get, openai_client, post, run
+from tests.server.clients import events, get, http_client, openai_client, post, run
 
 FILE = """
 version: v0.3
@@ -27,11 +28,11 @@ routing:
 """
 
 
-def make(**more: Any) -> tuple[Fakes, Any]:
+def make(plugins: str = "", **more: Any) -> tuple[Fakes, Any]:
     fakes = Fakes(chats=True, **more)
     pool = fakes.pool(fakes.model("a"), fakes.model("b"))
     app = create_pool_app(pool, fakes.config, fakes.metrics, has_adapter_routes=False)
-    config = load_config(FILE, served=("a", "b"))
+    config = load_config(FILE + plugins, served=("a", "b"))
     router = Router(config, served=("a", "b"), environment={}, client=make_client())
     attach(app, RoutingService(router=router, config=fakes.config))
     return fakes, app
@@ -90,6 +91,23 @@ def test_a_model_that_can_not_be_loaded_is_replaced_by_the_next() -> None:
     answer = post(app, "/v1/chat/completions", body("a sum", max_tokens=3))
     assert answer.json()["model"] == "a"
     assert answer.headers["x-vsr-response-warnings"] == "failover"
+
+
+def test_a_copy_goes_to_another_model_of_this_process() -> None:
+    copied = "{type: shadow_dispatch, configuration: {enabled: true, model: a}}"
+    fakes, app = make(f"      plugins: [{copied}]\n")
+
+    async def work() -> None:
+        async with http_client(app) as client:
+            asked = body("a sum", max_tokens=3, stream=True)
+            answer = await client.post("/v1/chat/completions", json=asked)
+            assert answer.headers["x-vsr-selected-model"] == "b"
+            name = 'llm_shadow_dispatches_total{model="a",outcome="answered"} 1.0'
+            while name not in (await client.get("/metrics")).text:
+                await asyncio.sleep(0.01)
+
+    run(work())
+    assert fakes.log == ["+b", "+a"]
 
 
 def test_the_official_client_is_answered() -> None:
