@@ -105,8 +105,8 @@ def test_a_shadow_that_is_nowhere_is_refused(tmp_path: Path) -> None:
     plugin = "{type: shadow_dispatch, configuration: {enabled: true, model: nowhere}}"
     text = with_plugins(plugin)(PLAIN.replace("routing:", nowhere, 1))
     with pytest.raises(ValueError, match="the model nowhere is not served in this process, and"):
-        compile_file(tmp_path / "router.yaml", text)
-    compile_file(tmp_path / "router.yaml", text.replace("enabled: true", "enabled: false"))
+        run(compile_file(tmp_path / "router.yaml", text))
+    run(compile_file(tmp_path / "router.yaml", text.replace("enabled: true", "enabled: false")))
 
 
 def test_a_changed_file_is_used_and_a_wrong_one_is_not(tmp_path: Path) -> None:
