@@ -79,7 +79,12 @@ def _models(slot: Slot) -> Iterator[dict[str, Any]]:
     if slot.error is not None:
         status["error"] = slot.error
     shared = {"created": model.created, "max_model_len": model.max_model_len}
+    engine = None if slot.loaded is None else slot.loaded.engine
+    version = 0 if engine is None else engine.stats().weights_version
     for name in model.names:
-        yield model_json(name, root=model.root, parent=None, **shared) | {"status": status}
+        described = model_json(name, root=model.root, parent=None, **shared)
+        yield described | {"status": status, "weights_version": version}
+    created = {} if engine is None else {each.name: each.created for each in engine.adapters()}
     for name in slot.adapters:
-        yield model_json(name, root=name, parent=model.name, **shared) | {"status": status}
+        mine = shared | {"created": created.get(name, model.created)}
+        yield model_json(name, root=name, parent=model.name, **mine) | {"status": status}

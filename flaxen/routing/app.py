@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flaxen.router_config.fallback import Fallback
@@ -21,6 +22,7 @@ from flaxen.routing.decided import answer_decided
 from flaxen.routing.dispatch import no_answer
 from flaxen.routing.given import APIS, Given
 from flaxen.routing.headers import path_headers
+from flaxen.routing.models import model_at
 from flaxen.routing.sending import send_answer
 from flaxen.routing.service import RoutingService
 from flaxen.routing.upstream import Upstream, UpstreamError
@@ -53,6 +55,10 @@ class RoutingApp:
             elif handler := self._service.own_routes.get((http.method, log.path)):
                 response = await handler(self._service, self._local, http)
                 await response(scope, receive, send)
+            elif http.method in ("GET", "HEAD") and (
+                found := model_at(self._service.router, log.path)
+            ):
+                await JSONResponse(found)(scope, receive, send)
             else:
                 await self._app(scope, receive, send)
         except (ApiError, ClientDisconnect) as error:

@@ -12,6 +12,7 @@ from flaxen.routing.app import RoutingApp
 from flaxen.routing.given import APIS
 from flaxen.routing.metrics import RouterMetrics
 from flaxen.routing.models import list_models
+from flaxen.routing.previewing import preview
 from flaxen.routing.replaying import ReplayWriter
 from flaxen.routing.service import RoutingService
 from flaxen.server.app import add_guard, empty_app
@@ -30,6 +31,7 @@ def attach(app: FastAPI, service: RoutingService) -> None:
     for method in ("GET", "HEAD"):
         service.own_routes[method, "/metrics"] = metrics.page
         service.own_routes |= {(method, path): list_models for path in ("/v1/models", "/models")}
+    service.own_routes["POST", "/api/v1/routing/preview"] = preview
     app.user_middleware.append(Middleware(RoutingApp, service=service))  # the innermost
 
 

@@ -103,14 +103,14 @@ def cached_of(
     given: Given,
     routed: Routed,
     prepared: Prepared,
-    model: str,
+    source: Source,
     identity: Identity,
     store: AnswerStore,
 ) -> Cached | None:
     """What the cache knows a request by; None where it has nothing to do with it.
 
     Args:
-      model: what would answer it.
+      source: what would answer it.
 
     Raises:
       ApiError: 400, the request asks something of the cache that is not allowed.
@@ -124,12 +124,6 @@ def cached_of(
         controls = controls_of(plugin.request_controls, given.http.headers)
     except PluginError as error:
         raise invalid(str(error)) from None
-    source = Source(
-        recipe=routed.recipe.name,
-        decision=routed.decision.name,
-        model=model,
-        headers=prepared.headers,
-    )
     key = key_of(plugin, given.api, prepared.body, given.http.headers, source, identity)
     is_dropped = any(each.drop for each in retentions)
     if key is None or is_dropped or not (controls.reads or controls.writes):
@@ -140,7 +134,7 @@ def cached_of(
         key=key,
         controls=controls,
         api=given.api,
-        model=model,
+        model=source.model,
         wants_usage=wants_usage(given.api, given.body),
         ttl_s=turns * _TURN_S or plugin.ttl_s(controls, settings.ttl_seconds),
     )

@@ -11,8 +11,9 @@ from starlette.responses import Response
 
 from flaxen.router.plugins.answers.streams import answer_reply
 from flaxen.router.plugins.cache import Flight, Hit
+from flaxen.router.plugins.cache_key import Source
 from flaxen.router.plugins.preparing import Asked, Prepared, prepare
-from flaxen.router.plugins.reply import Reply
+from flaxen.router.plugins.reply import Json, Reply
 from flaxen.router.requests.readers import read_request
 from flaxen.router.selection.candidate import Candidate
 from flaxen.router.selection.selected import NoModelError
@@ -20,9 +21,10 @@ from flaxen.routing.caching import Cached, cached_of
 from flaxen.routing.deciding import RecipeDecider, Routed
 from flaxen.routing.given import Given
 from flaxen.routing.headers import path_headers, routed_headers
+from flaxen.routing.models import local_weights
 from flaxen.routing.sending import send_answer
 from flaxen.routing.service import Outcome, RoutingService
-from flaxen.routing.upstream import Call, Upstream, later
+from flaxen.routing.upstream import Call, Upstream, UpstreamError, later
 from flaxen.server.errors import ApiError, invalid
 
 
@@ -53,13 +55,15 @@ async def answer_decided(
         if routed.error is not None:
             service.tell(replace(outcome, path="error", error=routed.error))
             raise routed.error
-        prepared = prepared_of(given, routed)
+        prepared = prepared_of(routed, given.body, given.request_id)
         if prepared.model:
             outcome = replace(outcome, routed=(routed := routed.rerouted(prepared.model)))
         cached, found = None, None
         if (reply := prepared.reply) is not None:
             path = "fast_response" if "x-vsr-fast-response" in reply.headers else "blocked"
-        elif (cached := _cached(service, given, routed, prepared, decider)) is not None:
+        elif (
+            cached := await _cached(service, local, given, routed, prepared, decider)
+        ) is not None:
             found = await cached.find()
             outcome = replace(outcome, cache="hit" if isinstance(found, Hit) else "miss")
             if isinstance(found, Hit):
@@ -95,34 +99,47 @@ async def answer_decided(
         answer = sent.answer
         if cached is not None and isinstance(found, Flight):
             answer = cached.kept(answer, sent.selected.model, found)
-        told = path_headers("upstream") + routed_headers(routed, sent, is_debug=is_debug)
+        told = path_headers("upstream") + routed_headers(
+            routed, sent.selected, sent.failed, is_debug=is_debug
+        )
         await send_answer(given.http, given.send, answer, told)
     return True
 
 
-def prepared_of(given: Given, routed: Routed) -> Prepared:
-    """A request after the plugins of its decision."""
+def prepared_of(routed: Routed, body: Json, request_id: str) -> Prepared:
+    """A request's body after the plugins of its decision."""
     plugins = () if routed.decision is None else routed.decision.plugins
     found = {(key.kind, key.name): each for key, each in routed.found.items()}
-    asked = Asked(request_id=given.request_id, now=time.time(), found=found)
-    return prepare(given.body, given.api, [plugin.configuration for plugin in plugins], asked)
+    asked = Asked(request_id=request_id, now=time.time(), found=found)
+    return prepare(body, routed.request.api, [each.configuration for each in plugins], asked)
 
 
-def _cached(
+async def _cached(
     service: RoutingService,
+    local: Upstream,
     given: Given,
     routed: Routed,
     prepared: Prepared,
     decider: RecipeDecider,
 ) -> Cached | None:
     """What the cache knows a request by; None where there is nothing to look for."""
-    if prepared.cache is None:
+    if prepared.cache is None or routed.decision is None:
         return None
     try:
         model = routed.select(service.facts(routed, given.request_id)).model
-    except NoModelError:
+        weights = ""  # of another server's model nobody knows the version
+        if given.router.targets[model].upstream is None:
+            weights = await local_weights(local, given.http.scope)
+    except (NoModelError, UpstreamError):
         return None  # whoever sends it says why
-    return cached_of(given, routed, prepared, model, decider.identity, service.answers)
+    source = Source(
+        recipe=routed.recipe.name,
+        decision=routed.decision.name,
+        model=model,
+        weights=weights,
+        headers=prepared.headers,
+    )
+    return cached_of(given, routed, prepared, source, decider.identity, service.answers)
 
 
 async def _send_reply(given: Given, reply: Reply, told: Iterable[tuple[str, str]]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from urllib.parse import quote
 
+from flaxen.router.selection.selected import Selected
 from flaxen.router.signals.kinds import KINDS
 from flaxen.routing.deciding import Routed
-from flaxen.routing.dispatch import Sent
 from flaxen.routing.upstream import Headers
 
 _SAFE = " !#$&'()*+,-./:;<=>?@[]^_`{|}~"  # beside letters and digits; others are written as %XX
@@ -19,7 +19,13 @@ def path_headers(path: str) -> Headers:
     return (("x-vsr-schema-version", "2"), ("x-vsr-response-path", path))
 
 
-def routed_headers(routed: Routed, sent: Sent | None, *, is_debug: bool) -> Headers:
+def routed_headers(
+    routed: Routed,
+    selected: Selected | None,
+    failed: Collection[str] = (),
+    *,
+    is_debug: bool,
+) -> Headers:
     """Those of a request that was decided.
 
     `x-vsr-response-warnings` says what was not as the configuration wishes: no_decision (the
@@ -28,27 +34,30 @@ def routed_headers(routed: Routed, sent: Sent | None, *, is_debug: bool) -> Head
     `x-vsr-unknown-signals` and `x-vsr-unread-content` name what is behind them.
 
     Args:
-      sent: the answer; None if no model was asked.
+      selected: what answers; None if no model is asked.
+      failed: the models that failed the request before.
       is_debug: whether the signals that matched are told.
     """
     return tuple(
         (f"x-vsr-{name}", quote(value, safe=_SAFE))
-        for name, value in _headers(routed, sent, is_debug)
+        for name, value in _headers(routed, selected, failed, is_debug)
         if value
     )
 
 
-def _headers(routed: Routed, sent: Sent | None, is_debug: bool) -> Iterator[tuple[str, str]]:
+def _headers(
+    routed: Routed, selected: Selected | None, failed: Collection[str], is_debug: bool
+) -> Iterator[tuple[str, str]]:
     yield "selected-recipe", routed.recipe.name
     if routed.decision is not None:
         yield "selected-decision", routed.decision.name
         yield "selected-confidence", f"{routed.decided.confidence:.4f}"
     warnings = routed.unclassified
-    if sent is not None:
-        yield "selected-algorithm", sent.selected.method
-        yield "selected-model", sent.selected.model
-        warnings["selection_fallback"] = bool(sent.selected.fallback)
-        warnings["failover"] = bool(sent.failed)
+    if selected is not None:
+        yield "selected-algorithm", selected.method
+        yield "selected-model", selected.model
+        warnings["selection_fallback"] = bool(selected.fallback)
+        warnings["failover"] = bool(failed)
     yield "response-warnings", ",".join(name for name, is_so in warnings.items() if is_so)
     unknown = sorted(str(key) for key, found in routed.found.items() if found.matched is None)
     yield "unknown-signals", ",".join(unknown)

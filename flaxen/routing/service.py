@@ -74,7 +74,7 @@ class RoutingService:
       is_closing: whether the process ends, so that no new request is taken.
       log_path: the file of the replay log; None: there is none, whatever the configuration says.
       num_running, num_waiting: its requests; num_aborted: those that its end breaks off are not
-        counted.
+        counted; num_previews: those that are computed now.
     """
 
     router: Router
@@ -90,6 +90,7 @@ class RoutingService:
     num_running: int = 0
     num_waiting: int = 0
     num_aborted: int = 0
+    num_previews: int = 0
 
     def __post_init__(self) -> None:
         self.dispatcher, self.answers, self.shadows = Dispatcher(), AnswerStore(), Shadows()

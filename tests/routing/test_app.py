@@ -141,6 +141,15 @@ def test_models_are_listed_behind_the_names_that_are_decided() -> None:
     assert [each["id"] for each in listed[4:]] == ["small", "large", "other"]
 
 
+def test_one_model_is_described() -> None:
+    app = make_proxy().app
+    listed = get(app, "/v1/models").json()["data"]
+    for each in listed:
+        assert get(app, f"/v1/models/{each['id']}").json() == each
+    assert get(app, "/v1/models/small").json()["routing"] == {"resolution": "passthrough"}
+    assert get(app, "/v1/models/nobody").status_code == 404
+
+
 def test_the_routers_key_does_not_reach_the_model() -> None:
     proxy = make_proxy(api_keys=("secret",))
     assert post(proxy.app, CHATS, SUM).status_code == 401

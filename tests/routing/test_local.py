@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from flaxen.routing.http_upstream import make_client
 from flaxen.routing.service import RoutingService
 from tests.model_pool.fake_models import Fakes
 from tests.server.clients import events, get, http_client, openai_client, post, run
+from tests.server.fakes import FakeEngine
 
 FILE = """
 version: v0.3
@@ -83,6 +85,27 @@ def test_both_lists_of_models_and_both_pages_of_metrics_are_there() -> None:
         assert 'llm_decision_match_total{decision_name="math"} 1.0' in page
         assert 'flaxen:model_loaded{model_name="b"} 1.0' in page
         assert page.count("# EOF") == accept.startswith("application")
+
+
+def test_an_answer_of_earlier_weights_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = "{type: response_cache, configuration: {mode: exact, scope: global}}"
+    _, app = make(f"      plugins: [{kept}]\n")
+
+    def path() -> str:
+        answer = post(app, "/v1/chat/completions", body("a sum", max_tokens=3))
+        return answer.headers["x-vsr-response-path"]
+
+    assert [path(), path()] == ["upstream", "cache"]
+    stats = FakeEngine.stats
+    monkeypatch.setattr(FakeEngine, "stats", lambda self: replace(stats(self), weights_version=1))
+    assert [path(), path()] == ["upstream", "cache"]
+
+
+def test_one_name_is_described_by_whoever_has_it() -> None:
+    _, app = make()
+    described = [get(app, f"/v1/models/{name}").json() for name in ("auto", "b")]
+    assert [each["id"] for each in described] == ["auto", "b"]
+    assert ["routing" in each for each in described] == [True, False]
 
 
 def test_a_model_that_can_not_be_loaded_is_replaced_by_the_next() -> None:
