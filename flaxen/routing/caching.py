@@ -82,8 +82,8 @@ class Cached:
                     await ended.wait()
 
     def kept(self, answer: Answer, model: str, flight: Flight) -> Answer:
-        """The same answer, which is kept once it has come to its end."""
-        if answer.status != 200 or model != self.model or not self.controls.writes:
+        """The same answer, of status 200, which is kept once it has come to its end."""
+        if model != self.model or not self.controls.writes:
             return answer
         return replace(answer, chunks=self._chunks(answer, flight))
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from starlette.responses import Response
 
 from flaxen.router.plugins.answers.streams import answer_reply
-from flaxen.router.plugins.cache import Flight, Hit
+from flaxen.router.plugins.cache import Hit
 from flaxen.router.plugins.cache_key import Source
 from flaxen.router.plugins.preparing import Asked, Prepared, prepare
 from flaxen.router.plugins.reply import Json, Reply
 from flaxen.router.requests.readers import read_request
-from flaxen.router.selection.candidate import Candidate
+from flaxen.router.selection.candidate import Candidate, Facts
 from flaxen.router.selection.selected import NoModelError
+from flaxen.router.signals.settings import Identity
 from flaxen.routing.caching import Cached, cached_of
 from flaxen.routing.deciding import RecipeDecider, Routed
+from flaxen.routing.dispatch import Sent
 from flaxen.routing.given import Given
 from flaxen.routing.headers import path_headers, routed_headers
 from flaxen.routing.models import local_weights
 from flaxen.routing.sending import send_answer
 from flaxen.routing.service import Outcome, RoutingService
+from flaxen.routing.sessions import names_of
 from flaxen.routing.upstream import Call, Upstream, UpstreamError, later
 from flaxen.server.errors import ApiError, invalid
 
@@ -51,59 +54,120 @@ async def answer_decided(
             routed=routed,
             added_s=time.perf_counter() - given.begin_s,
         )
-        is_debug = given.http.headers.get("x-vsr-debug", "").lower() == "true"
         if routed.error is not None:
             service.tell(replace(outcome, path="error", error=routed.error))
             raise routed.error
         prepared = prepared_of(routed, given.body, given.request_id)
+        names = names_of(given.router.config, routed, given.body, given.http.headers)
         if prepared.model:
-            outcome = replace(outcome, routed=(routed := routed.rerouted(prepared.model)))
-        cached, found = None, None
+            routed = routed.rerouted(prepared.model)
+        else:
+            routed = replace(routed, session=service.sessions.of(names, routed, given.router))
+        work = _Work(service, local, given, routed, prepared, replace(outcome, routed=routed))
         if (reply := prepared.reply) is not None:
-            path = "fast_response" if "x-vsr-fast-response" in reply.headers else "blocked"
-        elif (
-            cached := await _cached(service, local, given, routed, prepared, decider)
-        ) is not None:
+            is_fast = "x-vsr-fast-response" in reply.headers
+            await work.reply(reply, "fast_response" if is_fast else "blocked")
+            return True
+        cached, flight = await work.cached(decider.identity), None
+        if cached is not None:
             found = await cached.find()
-            outcome = replace(outcome, cache="hit" if isinstance(found, Hit) else "miss")
             if isinstance(found, Hit):
                 hit = {"x-vsr-cache-hit": "true"}
-                reply, path = answer_reply(given.api, found.answer, given.body, hit), "cache"
-            else:
-                ended.callback(cached.cache.end, found)
-        if reply is not None:
-            service.tell(replace(outcome, path=path))
-            told = path_headers(path) + routed_headers(routed, None, is_debug=is_debug)
-            await _send_reply(given, reply, told)
-            return True
+                await work.reply(
+                    answer_reply(given.api, found.answer, given.body, hit), "cache", cache="hit"
+                )
+                return True
+            flight = found
+            ended.callback(cached.cache.end, flight)
+        sent = await work.sent(opened, "" if cached is None else "miss")
+        answer, candidate = sent.answer, sent.selected.candidate
+        if answer.status == 200:
+            service.sessions.note(names, routed, candidate)
+            if given.api == "responses":
+                answer = service.sessions.noting_id(answer, routed, candidate)
+            if cached is not None and flight is not None:
+                answer = cached.kept(answer, candidate.model, flight)
+        told = routed_headers(routed, sent.selected, sent.failed, is_debug=work.is_debug)
+        await send_answer(given.http, given.send, answer, path_headers("upstream") + told)
+    return True
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A request that is decided and prepared, and what is told of it."""
+
+    service: RoutingService
+    local: Upstream
+    given: Given
+    routed: Routed
+    prepared: Prepared
+    outcome: Outcome
+
+    @property
+    def is_debug(self) -> bool:
+        return self.given.http.headers.get("x-vsr-debug", "").lower() == "true"
+
+    async def reply(self, reply: Reply, path: str, cache: str = "") -> None:
+        """Sends what no model answers now."""
+        self.service.tell(replace(self.outcome, path=path, cache=cache))
+        told = path_headers(path) + routed_headers(self.routed, None, is_debug=self.is_debug)
+        headers = {**reply.headers, **dict(told)}
+        answer = Response(reply.body, reply.status, headers, reply.media_type)
+        await answer(self.given.http.scope, self.given.http.receive, self.given.send)
+
+    async def cached(self, identity: Identity) -> Cached | None:
+        """What the cache knows the request by; None where there is nothing to look for."""
+        given, routed, prepared = self.given, self.routed, self.prepared
+        if prepared.cache is None or routed.decision is None:
+            return None
+        try:
+            model = routed.select(self.service.facts(routed, given.request_id)).model
+            weights = ""  # of another server's model nobody knows the version
+            if given.router.targets[model].upstream is None:
+                weights = await local_weights(self.local, given.http.scope)
+        except (NoModelError, UpstreamError):
+            return None  # whoever sends it says why
+        source = Source(
+            recipe=routed.recipe.name,
+            decision=routed.decision.name,
+            model=model,
+            weights=weights,
+            headers=prepared.headers,
+        )
+        return cached_of(given, routed, prepared, source, identity, self.service.answers)
+
+    async def sent(self, opened: AsyncExitStack, cache: str) -> Sent:
+        """The answer of a model that has begun; `opened` ends it.
+
+        Args:
+          cache: as in Outcome. What is kept must not be compressed.
+        """
+        service, given, prepared = self.service, self.given, self.prepared
+        outcome = replace(self.outcome, cache=cache)
 
         def changed(headers: Mapping[str, str]) -> dict[str, str]:
-            plain = {} if cached is None else {"accept-encoding": "identity"}
+            plain = {"accept-encoding": "identity"} if cache or given.api == "responses" else {}
             return prepared.headers.applied(headers) | plain
 
         def call_of(candidate: Candidate) -> tuple[Upstream, Call]:
             target = given.router.targets[candidate.model]
-            return target.upstream or local, given.call(target, prepared.body, changed=changed)
+            call = given.call(target, prepared.body, changed=changed)
+            return target.upstream or self.local, call
+
+        def facts() -> Facts:
+            return service.facts(self.routed, given.request_id)
 
         try:
-            sent = await service.dispatcher.send(
-                routed, lambda: service.facts(routed, given.request_id), call_of, opened
-            )
+            sent = await service.dispatcher.send(self.routed, facts, call_of, opened)
         except (NoModelError, ApiError) as error:
-            told_error = _no_model(error) if isinstance(error, NoModelError) else error
-            service.tell(replace(outcome, path="error", error=told_error))
-            raise told_error from None
+            told = _no_model(error) if isinstance(error, NoModelError) else error
+            service.tell(replace(outcome, path="error", error=told))
+            raise told from None
         service.tell(replace(outcome, sent=sent))
         if prepared.shadow is not None:
-            service.shadows.send(routed.name, prepared.shadow, given, prepared.body, local)
-        answer = sent.answer
-        if cached is not None and isinstance(found, Flight):
-            answer = cached.kept(answer, sent.selected.model, found)
-        told = path_headers("upstream") + routed_headers(
-            routed, sent.selected, sent.failed, is_debug=is_debug
-        )
-        await send_answer(given.http, given.send, answer, told)
-    return True
+            name, shadow = self.routed.name, prepared.shadow
+            service.shadows.send(name, shadow, given, prepared.body, self.local)
+        return sent
 
 
 def prepared_of(routed: Routed, body: Json, request_id: str) -> Prepared:
@@ -112,41 +176,6 @@ def prepared_of(routed: Routed, body: Json, request_id: str) -> Prepared:
     found = {(key.kind, key.name): each for key, each in routed.found.items()}
     asked = Asked(request_id=request_id, now=time.time(), found=found)
     return prepare(body, routed.request.api, [each.configuration for each in plugins], asked)
-
-
-async def _cached(
-    service: RoutingService,
-    local: Upstream,
-    given: Given,
-    routed: Routed,
-    prepared: Prepared,
-    decider: RecipeDecider,
-) -> Cached | None:
-    """What the cache knows a request by; None where there is nothing to look for."""
-    if prepared.cache is None or routed.decision is None:
-        return None
-    try:
-        model = routed.select(service.facts(routed, given.request_id)).model
-        weights = ""  # of another server's model nobody knows the version
-        if given.router.targets[model].upstream is None:
-            weights = await local_weights(local, given.http.scope)
-    except (NoModelError, UpstreamError):
-        return None  # whoever sends it says why
-    source = Source(
-        recipe=routed.recipe.name,
-        decision=routed.decision.name,
-        model=model,
-        weights=weights,
-        headers=prepared.headers,
-    )
-    return cached_of(given, routed, prepared, source, decider.identity, service.answers)
-
-
-async def _send_reply(given: Given, reply: Reply, told: Iterable[tuple[str, str]]) -> None:
-    """Sends what no model answered."""
-    headers = {**reply.headers, **dict(told)}
-    answer = Response(reply.body, reply.status, headers, reply.media_type)
-    await answer(given.http.scope, given.http.receive, given.send)
 
 
 def _no_model(error: NoModelError) -> ApiError:

@@ -14,7 +14,8 @@ from flaxen.router.plugins.preparing import signals_of
 from flaxen.router.request import RoutedRequest
 from flaxen.router.selection.candidate import Candidate, Facts
 from flaxen.router.selection.selected import Selected
-from flaxen.router.selection.selecting import Policy, select
+from flaxen.router.selection.selecting import SESSION, Policy, select
+from flaxen.router.selection.sticking import Session
 from flaxen.router.signals.authz import missing_identity
 from flaxen.router.signals.finding import FreeSignals
 from flaxen.router.signals.found import Found, unknown
@@ -77,6 +78,7 @@ class Routed:
       found: what signals found, those that the decision's plugins act on too.
       evaluation: for explanations.
       decide_s: the seconds that deciding took.
+      session: the conversation that it continues, if that is known.
     """
 
     request: RoutedRequest
@@ -89,6 +91,7 @@ class Routed:
     found: Mapping[SignalKey, Found]
     evaluation: Deciding
     decide_s: float
+    session: Session | None = None
 
     @property
     def name(self) -> str:
@@ -120,12 +123,16 @@ class Routed:
 
     def rerouted(self, model: str) -> Routed:
         """The same, for one model, which a plugin says must answer."""
-        return replace(self, candidates=(Candidate(name=model, model=model),), policy=Policy())
+        candidate = Candidate(name=model, model=model)
+        return replace(self, candidates=(candidate,), policy=Policy(), session=None)
 
     def select(self, facts: Facts, failed: Mapping[str, str] | None = None) -> Selected:
         """Selects a model, as `select` of the router says."""
-        selected = select(self.request, self.candidates, self.policy, facts, failed=failed)
+        selected = select(
+            self.request, self.candidates, self.policy, facts, session=self.session, failed=failed
+        )
         is_default = self.decision is None or not self.decision.modelRefs
+        is_default = is_default and selected.method != SESSION
         return replace(selected, method="default") if is_default else selected
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from flaxen.routing.decided import prepared_of
 from flaxen.routing.deciding import Routed
 from flaxen.routing.headers import path_headers, routed_headers
 from flaxen.routing.service import RoutingService
+from flaxen.routing.sessions import names_of
 from flaxen.routing.upstream import Upstream, later
 from flaxen.server.body import decode_body, read_body
 from flaxen.server.errors import invalid
@@ -27,6 +28,7 @@ _CHAT = (
     *("messages", "tools", "functions", "tool_choice", "function_call", "response_format"),
     *("metadata", "max_tokens", "max_completion_tokens"),
 )
+_CONTEXT = ("session_id", "conversation_id", "sampling_seed")
 _OPTIONS = ("include_explanation", "trace")
 _SHOWN_AS = {kind.condition: kind.shown_as for kind in KINDS}
 Json = dict[str, Any]
@@ -64,15 +66,16 @@ async def _preview(service: RoutingService, http: Request, body: Json) -> Json:
     if not isinstance(options, dict) or not isinstance(context, dict):
         raise invalid("options and preview_context must be objects")
     _refuse_others("options.", options, _OPTIONS)
-    _refuse_others("preview_context.", context, ("sampling_seed",))
+    _refuse_others("preview_context.", context, _CONTEXT)
     text = body.get("text")
     if (text is None) == ("messages" not in given):
         raise invalid("give a text or messages, one of them")
     if text is not None:
         given["messages"] = [{"role": "user", "content": text}]
-    names = service.router.config.entrypoints
+    router = service.router
+    names, shown = router.config.entrypoints, router.config.settings.router.learning.protection
     given["model"] = body.get("model") or next(iter(names))
-    decider = service.router.decider_of(given["model"])
+    decider = router.decider_of(given["model"])
     if decider is None:
         told = f"model must be a name that is decided ({', '.join(names)}), got {given['model']!r}"
         raise invalid(told, "model")
@@ -81,6 +84,12 @@ async def _preview(service: RoutingService, http: Request, body: Json) -> Json:
     except ValueError as error:
         raise invalid(f"the request can't be classified: {error}") from None
     routed = await decider.decide(request, service.compute)
+    headers = dict(http.headers)
+    for name in ("session", "conversation"):
+        if value := context.get(f"{name}_id"):
+            headers[getattr(shown.identity.headers, name).lower()] = str(value)
+    conversation = names_of(router.config, routed, given, headers)
+    routed = replace(routed, session=service.sessions.of(conversation, routed, router))
     seed = str(context.get("sampling_seed", http.state.request_id))
     explains = any(options.get(name) for name in _OPTIONS)
     return _told(service, routed, given, seed, explains)

@@ -20,6 +20,7 @@ from flaxen.routing.caching import AnswerStore
 from flaxen.routing.compiled import Router
 from flaxen.routing.deciding import Routed
 from flaxen.routing.dispatch import Dispatcher, Sent
+from flaxen.routing.sessions import Sessions
 from flaxen.routing.shadowing import Shadows
 from flaxen.routing.upstream import Upstream, later
 from flaxen.server.body import body_lane
@@ -94,6 +95,7 @@ class RoutingService:
 
     def __post_init__(self) -> None:
         self.dispatcher, self.answers, self.shadows = Dispatcher(), AnswerStore(), Shadows()
+        self.sessions = Sessions()
         self.bodies = body_lane()
         self._long_texts = Lane("their signals", num_threads=1, max_waiting=64)
         self._turns = asyncio.Semaphore(self.max_open)
@@ -165,5 +167,7 @@ class RoutingService:
         """What is known now of the models that may answer a request."""
         now, observed = time.monotonic(), self.dispatcher.observed
         circuit = routed.fallback.circuit_breaker
-        live = {each.model: observed[each.model].live(now, circuit) for each in routed.candidates}
+        models = {each.model for each in routed.candidates}
+        models |= {routed.session.candidate.model} if routed.session else set()
+        live = {model: observed[model].live(now, circuit) for model in models}
         return Facts(live=live, seed=request_id)

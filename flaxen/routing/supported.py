@@ -42,12 +42,10 @@ def _problems(
     if not config.entrypoints:
         yield "no name is decided: add entrypoints, or decisions to routing, for the name auto"
     settings = config.settings
-    not_here = {
-        "router.learning.protection": settings.router.learning.protection.enabled,
-        "router.skip_processing": settings.router.skip_processing.enabled,
-    }
-    for name in (name for name, is_on in not_here.items() if is_on):
-        yield f"global.{name} is enabled, which is not here yet: write enabled: false"
+    if settings.router.skip_processing.enabled:
+        yield (
+            "global.router.skip_processing is enabled, which is not here yet: write enabled: false"
+        )
     keys = [key for listener in config.listeners for key in listener.api_keys]
     if served and keys:
         yield "api_keys of listeners are for flaxen route; flaxen serve has --api-key: remove them"
@@ -100,8 +98,6 @@ def _of_decision(config: RouterConfig, decision: Decision) -> Iterator[str]:
     has_model = decision.modelRefs or config.providers.defaults.model
     if not has_model and "fast_response" not in plugins:
         yield "names no model, and there is no providers.defaults.model: add modelRefs"
-    if any(emit.retention.keep_current_model for emit in decision.emits):
-        yield "keeps a session's model, and sessions are not known here yet: remove the retention"
     for ref in decision.modelRefs:
         if ref.use_reasoning or ref.reasoning_mode or ref.reasoning_effort:
             yield f"says how {ref.model} reasons, which is not done here: remove what says it"

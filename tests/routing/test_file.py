@@ -84,11 +84,6 @@ async def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> R
             "{capture_response_body: true}}]",
             "has router_replay with capture_response_body, and the log has no answers: remove it",
         ),
-        (
-            _HERE,
-            _HERE + "\n      emits: [{kind: retention, retention: {keep_current_model: true}}]",
-            "keeps a session's model, and sessions are not known here yet: remove the retention",
-        ),
         ("version: v0.3", "version: v0.3\nlisteners: [{port: 1}, {port: 2}]", "2 listeners"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.routing.fakes import make_proxy, metric, with_plugins
+from tests.routing.fakes import broken, make_proxy, metric, with_plugins
 from tests.server.clients import http_client, post, run
 
 PREVIEW = "/api/v1/routing/preview"
@@ -94,6 +94,17 @@ def test_the_default_model_answers_what_no_decision_matches() -> None:
     assert told["eval_trace"] == []
 
 
+def test_a_preview_knows_conversations() -> None:
+    learning = "{enabled: true, protection: {enabled: true}}"
+    proxy = make_proxy(f"global: {{router: {{learning: {learning}}}}}")
+    proxy.upstreams["large"].answers = [broken(), (200, {})]
+    body = {"model": "auto", "messages": [{"role": "user", "content": "a sum"}]}
+    post(proxy.app, "/v1/chat/completions", body, headers={"x-session-id": "1"})
+    for name, model in (("1", "other"), ("2", "large")):
+        told = previewed({"text": "a sum", "preview_context": {"session_id": name}}, proxy)
+        assert told["selected_model"] == model
+
+
 def test_a_fixed_answer_needs_no_model() -> None:
     fast = "{type: fast_response, configuration: {message: No sums here.}}"
     told = previewed({"text": "a sum"}, make_proxy(edit=with_plugins(fast)))
@@ -120,8 +131,8 @@ def test_no_model_may_answer() -> None:
         ({"text": "a", "options": {"x": 1}}, "a preview has no options.x: it has include_expl"),
         ({"text": "a", "options": [1]}, "options and preview_context must be objects"),
         (
-            {"text": "a", "preview_context": {"session_id": "s"}},
-            "a preview has no preview_context.s",
+            {"text": "a", "preview_context": {"user": "s"}},
+            "a preview has no preview_context.us",
         ),
         ({"text": "a", "model": "large"}, "model must be a name that is decided (helper, vllm-sr"),
         ({"messages": "a"}, "the request can't be classified: messages must be a list of objects"),
