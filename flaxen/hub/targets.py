@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,7 +113,8 @@ class _Cache:
         if self.model.revision != self.commit:
             ref = self.root / "refs" / self.model.revision
             ref.parent.mkdir(parents=True, exist_ok=True)
-            new = ref.with_name(f"{ref.name}.{os.getpid()}.new")
+            # Of this thread alone: several of a process may finish the same repository.
+            new = ref.with_name(f"{ref.name}.{os.getpid()}-{threading.get_ident()}.new")
             new.write_text(self.commit)
             new.replace(ref)
         return self.root / "snapshots" / self.commit

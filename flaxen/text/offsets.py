@@ -39,12 +39,22 @@ class TextOffsets:
         if self._is_in_character:
             # Either this token continues the character, or it shows that the character is never
             # completed: then the bytes before it become a character of their own, U+FFFD.
-            found = len(self._decoder.decode(data[:1]))
+            found = self._complete(data[:1])
             self.num_characters += found
             offset += found == 2 or (found == 1 and self._is_in_character)
             data = data[1:]
-        self.num_characters += len(self._decoder.decode(data))
+        self.num_characters += self._complete(data)
         return offset
+
+    def _complete(self, data: bytes) -> int:
+        """Reads bytes. Returns the number of characters that they complete."""
+        text = self._decoder.decode(data)
+        left, _ = self._decoder.getstate()
+        if len(left) == 2 and left[0] == 0xED and left[1] >= 0xA0:
+            # Half of a surrogate pair: Python's decoder waits for its last byte, and refuses it
+            # then. Each of the bytes is a character of its own, U+FFFD.
+            text += self._decoder.decode(b"", True)
+        return len(text)
 
     @property
     def _is_in_character(self) -> bool:
