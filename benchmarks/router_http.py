@@ -1,10 +1,14 @@
 """What a router adds to a request's time: 64 clients of a model's server, directly and through it.
 
 The server is a stand-in that answers each chat after 50 ms. Clients send one request after the
-other, each with a pause, half of them with 300 words; they ask the server and the router in turn,
-so that the machine is the same for both, after a second each that does not count. Rules are
-keywords alone. The difference of percentiles is what the router adds: its own time, and that of
-one more connection.
+other, each with a pause, half of them with 300 words; they ask the server, a proxy and the router
+in turn, so that the machine is the same for all, after a second each that does not count. Rules are
+keywords alone. The proxy passes requests on as they are, by the same libraries (uvicorn with h11,
+and the router's client over httpx). The difference of percentiles to the server is what each adds;
+that between the router and the proxy is what deciding adds to any proxy in Python.
+
+A client's first request in each turn is counted apart: for it the router and the proxy open a
+connection to the server, which has closed those that were idle for 5 s; clients have theirs open.
 
     python benchmarks/router_http.py [--write]
 """
@@ -26,7 +30,10 @@ from typing import Any
 import uvicorn
 from report import report
 
-CLIENTS, ROUNDS, ROUND_S, PAUSE_S, ANSWER_S = 64, 3, 8.0, 0.5, 0.05
+from flaxen.routing.http_client import HttpClient
+
+CLIENTS, ROUNDS, ROUND_S, PAUSE_S, ANSWER_S = 64, 3, 6.0, 0.5, 0.05
+RANKS = (50, 90, 99)
 ROUTER = """
 version: v0.3
 providers: {defaults: {model: small}, models: [MODELS]}
@@ -52,15 +59,40 @@ async def answer_chat(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": ANSWER.encode()})
 
 
-def serve_model(port: int) -> None:
-    """Runs the stand-in."""
-    uvicorn.run(answer_chat, port=port, log_level="critical", access_log=False, lifespan="off")
+def serve(app: Any, port: int) -> None:
+    """Runs an application, on the event loop that the router has."""
+    uvicorn.run(
+        app, port=port, loop="asyncio", log_level="critical", access_log=False, lifespan="off"
+    )
 
 
-async def ask(port: int, times: list[float], ends_s: float) -> None:
-    """One client: requests over one connection, with pauses."""
+class Proxy:
+    """Passes each request on, and its answer back."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = HttpClient()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message.get("more_body", False)
+        headers = tuple((k.decode(), v.decode()) for k, v in scope["headers"])
+        url = self.url + scope["path"]
+        answer, chunks = await self.client.send(scope["method"], url, headers, body)
+        start = {"type": "http.response.start", "status": answer.status_code}
+        await send({**start, "headers": answer.headers.raw})
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def ask(port: int, first: list[float], times: list[float], ends_s: float) -> None:
+    """One client: requests over one connection, with pauses; the first counts apart."""
     await asyncio.sleep(random.random() * PAUSE_S)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    where = first
     while time.monotonic() < ends_s:
         words = "of the sum that is asked " * random.choice((1, 60))
         body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": words}]})
@@ -71,20 +103,21 @@ async def ask(port: int, times: list[float], ends_s: float) -> None:
         assert headers.startswith(b"http/1.1 200"), headers
         length = int(headers.split(b"content-length: ")[1].split(b"\r\n")[0])
         await reader.readexactly(length)
-        times.append((time.perf_counter() - begin_s) * 1e3)
+        where.append((time.perf_counter() - begin_s) * 1e3)
+        where = times
         await asyncio.sleep(PAUSE_S * (0.5 + random.random()))
     writer.close()
 
 
-async def measure(ports: dict[str, int]) -> dict[str, list[float]]:
-    """The milliseconds of all requests, of the server and of the router."""
-    times: dict[str, list[float]] = {name: [] for name in ports}
-    for port in ports.values():  # connections are made, and modules imported
-        await asyncio.gather(*(ask(port, [], time.monotonic() + 1) for _ in range(CLIENTS)))
+async def measure(ports: dict[str, int]) -> dict[str, tuple[list[float], list[float]]]:
+    """The milliseconds of all requests: first ones, and the others."""
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ports}
+    for port in ports.values():  # modules are imported
+        await asyncio.gather(*(ask(port, [], [], time.monotonic() + 1) for _ in range(CLIENTS)))
     for _ in range(ROUNDS):
         for name, port in ports.items():
             ends_s = time.monotonic() + ROUND_S
-            await asyncio.gather(*(ask(port, times[name], ends_s) for _ in range(CLIENTS)))
+            await asyncio.gather(*(ask(port, *times[name], ends_s) for _ in range(CLIENTS)))
     return times
 
 
@@ -98,9 +131,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the JSON under results/")
     options = parser.parse_args()
-    ports = {"server": 18_741, "router": 18_742}
-    model = multiprocessing.Process(target=serve_model, args=(ports["server"],), daemon=True)
-    model.start()
+    ports = {"server": 18_741, "proxy": 18_743, "router": 18_742}
+    apps = ((answer_chat, ports["server"]), (Proxy(ports["server"]), ports["proxy"]))
+    servers = [multiprocessing.Process(target=serve, args=each, daemon=True) for each in apps]
+    for server in servers:
+        server.start()
     backend = f'backend_refs: [{{endpoint: "127.0.0.1:{ports["server"]}"}}]'
     models = ", ".join(f"{{name: {name}, {backend}}}" for name in ("small", "large"))
     with tempfile.TemporaryDirectory() as directory:
@@ -119,17 +154,22 @@ def main() -> None:
         finally:
             router.terminate()
             router.wait()
-            model.kill()
+            for server in servers:
+                server.kill()
     found: dict[str, Any] = {
         name: {
-            "requests": len(each),
-            "p50_ms": percentile(each, 50),
-            "p99_ms": percentile(each, 99),
+            "requests": len(others),
+            **{f"p{rank}_ms": percentile(others, rank) for rank in RANKS},
+            **{f"first_p{rank}_ms": percentile(first, rank) for rank in RANKS},
         }
-        for name, each in times.items()
+        for name, (first, others) in times.items()
     }
-    for name in ("p50_ms", "p99_ms"):
-        found[f"added_{name}"] = round(found["router"][name] - found["server"][name], 2)
+    for name, other in (("router", "server"), ("proxy", "server"), ("router", "proxy")):
+        found[f"{name}_over_{other}"] = {
+            each: round(value - found[other][each], 2)
+            for each, value in found[name].items()
+            if each != "requests"
+        }
     found |= {"clients": CLIENTS, "start_s": start_s}
     report("router-http", found, write=options.write)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import httpx
-
 from flaxen.router_config.router_config import RouterConfig
 from flaxen.routing.deciding import LearnedSignals, RecipeDecider
+from flaxen.routing.http_client import HttpClient
 from flaxen.routing.http_upstream import HttpUpstream, backends_of
 from flaxen.routing.supported import check_supported
 from flaxen.routing.upstream import Upstream
@@ -41,7 +40,7 @@ class Router:
         *,
         served: Collection[str],
         environment: Mapping[str, str],
-        client: httpx.AsyncClient,
+        client: HttpClient,
         learned: Mapping[str, LearnedSignals] | None = None,
     ) -> None:
         learned = learned or {}

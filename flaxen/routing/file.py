@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import httpx
-
 from flaxen.router_config.load import load_config
 from flaxen.router_config.router_config import RouterConfig
 from flaxen.routing.compiled import Router
 from flaxen.routing.deciding import LearnedOfFile, NoLearned
+from flaxen.routing.http_client import HttpClient
 from flaxen.routing.service import RoutingService
 
 logger = logging.getLogger("flaxen.router")
@@ -52,7 +51,7 @@ class RouterFile:
         text, name = self.path.read_text(encoding="utf-8"), str(self.path)
         return load_config(text, name=name, environment=self.environment, served=self.served)
 
-    async def compile(self, config: RouterConfig, client: httpx.AsyncClient) -> Router:
+    async def compile(self, config: RouterConfig, client: HttpClient) -> Router:
         """Makes a configuration ready to serve, with what takes the processor on a thread.
 
         Raises:
@@ -64,7 +63,7 @@ class RouterFile:
         return await asyncio.to_thread(make, client=client, learned=learned)
 
     async def watch(
-        self, service: RoutingService, client: httpx.AsyncClient, look_s: float = _LOOK_S
+        self, service: RoutingService, client: HttpClient, look_s: float = _LOOK_S
     ) -> None:
         """Gives a service the file's configuration whenever the file changes.
 
@@ -88,7 +87,7 @@ class RouterFile:
             service.router, service.stale = router, ""
             logger.info("the configuration has changed, and is used now")
 
-    async def _again(self, before: RouterConfig, client: httpx.AsyncClient) -> Router:
+    async def _again(self, before: RouterConfig, client: HttpClient) -> Router:
         config = await asyncio.to_thread(self.read)
         if config.listeners != before.listeners:
             raise ValueError("listeners can't change while the router runs: start it again")

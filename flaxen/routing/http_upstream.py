@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from flaxen.router_config.models import BackendRef, ProviderModel
+from flaxen.routing.http_client import HttpClient
 from flaxen.routing.upstream import OF_CONNECTION, Answer, Call, Headers, UpstreamError
 
 _CHATS = "/v1/chat/completions"
-_CONNECT_S = 5.0  # then the next server of the model is tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class HttpUpstream:
       backends: at least one, all with a weight.
     """
 
-    def __init__(self, client: httpx.AsyncClient, backends: Sequence[Backend]) -> None:
+    def __init__(self, client: HttpClient, backends: Sequence[Backend]) -> None:
         self._client, self._backends = client, backends
 
     async def send(self, call: Call) -> Answer:
@@ -54,11 +54,10 @@ class HttpUpstream:
         for backend in sorted(self._backends, key=lambda b: -(random.random() ** (1 / b.weight))):
             url, own = backend.url(call.path), dict(backend.headers)
             headers = [pair for pair in call.headers if pair[0] not in own] + list(own.items())
-            request = self._client.build_request(
-                call.method, url, headers=headers, content=call.body
-            )
             try:
-                response = await self._client.send(request, stream=True)
+                response, body = await self._client.send(
+                    call.method, url, tuple(headers), call.body
+                )
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 refused.append(f"{url} can't be reached: {error or type(error).__name__}")
                 continue
@@ -66,31 +65,22 @@ class HttpUpstream:
                 raise _broke_off(url, error) from error
             pairs = ((k.decode().lower(), v.decode("latin-1")) for k, v in response.headers.raw)
             kept = tuple(pair for pair in pairs if pair[0] not in OF_CONNECTION)
-            return Answer(status=response.status_code, headers=kept, chunks=_chunks(response))
+            return Answer(status=response.status_code, headers=kept, chunks=_chunks(url, body))
         raise UpstreamError("; ".join(refused))
 
 
-async def _chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+async def _chunks(url: str, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     try:
-        async for chunk in response.aiter_raw():
-            if chunk:
-                yield chunk
+        async for chunk in body:
+            yield chunk
     except httpx.HTTPError as error:
-        raise _broke_off(response.request.url, error) from error
+        raise _broke_off(url, error) from error
     finally:
-        await response.aclose()
+        await body.aclose()
 
 
-def _broke_off(url: object, error: httpx.HTTPError) -> UpstreamError:
+def _broke_off(url: str, error: httpx.HTTPError) -> UpstreamError:
     return UpstreamError(f"{url} broke off: {error or type(error).__name__}")
-
-
-def make_client() -> httpx.AsyncClient:
-    """A client without limits of its own, as those of the router count, and which reads no
-    variables of the environment."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-    timeout = httpx.Timeout(None, connect=_CONNECT_S)
-    return httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
 
 
 def backends_of(model: ProviderModel, environment: Mapping[str, str]) -> tuple[Backend, ...]:

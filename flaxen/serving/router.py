@@ -35,10 +35,10 @@ def add_router(
     if server.router is None:
         return []
     from flaxen.routing.attaching import attach
-    from flaxen.routing.http_upstream import make_client
+    from flaxen.routing.http_client import HttpClient
     from flaxen.routing.service import RoutingService
 
-    file, client = replace(server.router, served=tuple(served)), make_client()
+    file, client = replace(server.router, served=tuple(served)), HttpClient()
     stack.callback(file.learned.close)
     router = asyncio.run(file.compile(file.read(), client))
     service = RoutingService(router=router, config=server.config, log_path=file.log_path)

@@ -20,7 +20,7 @@ from flaxen.learned_signals.of_file import SignalsOfFile, read_heads
 from flaxen.learned_signals.training import train
 from flaxen.routing.attaching import proxy_app
 from flaxen.routing.file import RouterFile
-from flaxen.routing.http_upstream import make_client
+from flaxen.routing.http_client import HttpClient
 from flaxen.routing.service import RoutingService
 from flaxen.server.config import ServerConfig
 from tests.learned_signals.conftest import MakeEncoder
@@ -72,7 +72,7 @@ def router_file(path: Path, opened: Callable[[], Any], heads: Path | None = None
 
 def compiled(file: RouterFile, text: str) -> RoutingService:
     file.path.write_text(text)
-    router = run(file.compile(file.read(), make_client()))
+    router = run(file.compile(file.read(), HttpClient()))
     return RoutingService(router=router, config=ServerConfig())
 
 
@@ -95,7 +95,7 @@ def test_requests_are_decided_by_the_encoder_and_a_changed_file_by_its_own_texts
 
     async def change() -> None:
         first = service.router
-        watching = asyncio.create_task(file.watch(service, make_client(), 0.01))
+        watching = asyncio.create_task(file.watch(service, HttpClient(), 0.01))
         await asyncio.sleep(0.05)
         file.path.write_text(LAW)
         while not service.stale:

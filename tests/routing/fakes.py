@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from flaxen.router_config.load import load_config
 from flaxen.routing.attaching import proxy_app
 from flaxen.routing.compiled import Router, Target
 from flaxen.routing.deciding import LearnedSignals
+from flaxen.routing.http_client import HttpClient
 from flaxen.routing.service import RoutingService
 from flaxen.routing.upstream import Answer, Call, UpstreamError
 from flaxen.server.config import ServerConfig
@@ -104,7 +103,7 @@ class FakeProxy:
 def make_router(text: str, upstreams: Mapping[str, FakeUpstream], **more: Any) -> Router:
     """A router whose models are fakes."""
     config = load_config(text, served=())
-    router = Router(config, served=(), environment={}, client=httpx.AsyncClient(), **more)
+    router = Router(config, served=(), environment={}, client=HttpClient(), **more)
     router.targets = {
         name: Target(name=target.name, upstream=upstreams[name])
         for name, target in router.targets.items()

@@ -10,7 +10,7 @@ import pytest
 
 from flaxen.routing.attaching import proxy_app
 from flaxen.routing.file import RouterFile
-from flaxen.routing.http_upstream import make_client
+from flaxen.routing.http_client import HttpClient
 from flaxen.routing.service import RoutingService
 from flaxen.server.config import ServerConfig
 from tests.routing.fakes import FILE, with_plugins
@@ -23,7 +23,7 @@ _HERE = "modelRefs: [{model: large}, {model: other}]"
 async def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> RoutingService:
     path.write_text(text)
     file = RouterFile(path=path, environment={}, served=served)
-    client = make_client()
+    client = HttpClient()
     router = await file.compile(file.read(), client)
     return RoutingService(router=router, config=ServerConfig())
 
@@ -112,7 +112,7 @@ def test_a_changed_file_is_used_and_a_wrong_one_is_not(tmp_path: Path) -> None:
         proxy_app(service)  # has the metrics
         first = service.router
         watching = asyncio.create_task(
-            RouterFile(path=path, environment={}, served=()).watch(service, make_client(), 0.01)
+            RouterFile(path=path, environment={}, served=()).watch(service, HttpClient(), 0.01)
         )
         await asyncio.sleep(0.05)
         assert service.router is first

@@ -14,7 +14,8 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from flaxen.router_config.models import BackendRef, ProviderModel
-from flaxen.routing.http_upstream import HttpUpstream, backends_of, make_client
+from flaxen.routing.http_client import HttpClient
+from flaxen.routing.http_upstream import HttpUpstream, backends_of
 from flaxen.routing.upstream import Call, UpstreamError
 from flaxen.server.run import listen
 from tests.server.clients import run
@@ -61,7 +62,7 @@ def test_chunks_come_as_they_are_sent_and_leaving_ends_the_request() -> None:
             return StreamingResponse(chunks(), media_type="text/event-stream")
 
         app = Starlette(routes=[Route("/api/chat/completions", answer, methods=["POST"])])
-        async with serving(app) as address, make_client() as client:
+        async with serving(app) as address, HttpClient() as client:
             gone = BackendRef(endpoint="127.0.0.1:1", weight=1000)
             ref = BackendRef(base_url=f"http://{address}/api", api_key_env="KEY", weight=1)
             got = await upstream(client, gone, ref, KEY="ours").send(CALL)
@@ -76,9 +77,45 @@ def test_chunks_come_as_they_are_sent_and_leaving_ends_the_request() -> None:
     run(work())
 
 
+def test_a_connection_has_one_request_at_a_time_and_is_used_again() -> None:
+    async def work() -> None:
+        ports, seen = list[int](), list[Request]()
+
+        async def answer(http: Request) -> StreamingResponse:
+            assert http.client is not None
+            ports.append(http.client.port)
+            seen.append(http)
+
+            async def chunks() -> AsyncIterator[bytes]:
+                yield b"1"
+                await asyncio.sleep(0.05)
+                yield b"2"
+
+            return StreamingResponse(chunks())
+
+        app = Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])
+        async with serving(app) as address, HttpClient() as client:
+            model = upstream(client, BackendRef(endpoint=address))
+            for _ in range(2):  # all of the second time's were opened by the first
+                answers = [await model.send(CALL) for _ in range(3)]
+                for each in answers:
+                    assert await each.whole() == b"12"
+            assert len(set(ports)) == 3
+            assert sorted(ports[:3]) == sorted(ports[3:])
+            left = await model.send(CALL)
+            assert await anext(left.chunks) == b"1"
+            await left.chunks.aclose()
+            for _ in range(3):
+                await (await model.send(CALL)).whole()
+            assert ports[6] not in ports[7:]  # what was left is not used again
+            assert {*seen[0].headers} == {"host", "authorization", "content-length"}
+
+    run(work())
+
+
 def test_no_server_is_there() -> None:
     async def work() -> None:
-        async with make_client() as client:
+        async with HttpClient() as client:
             with pytest.raises(UpstreamError, match=r"http://127.0.0.1:1/v1/chat/comp.* reached"):
                 await upstream(client, BackendRef(endpoint="127.0.0.1:1")).send(CALL)
 

@@ -12,7 +12,7 @@ from flaxen.model_pool.app import create_pool_app
 from flaxen.router_config.load import load_config
 from flaxen.routing.attaching import attach
 from flaxen.routing.compiled import Router
-from flaxen.routing.http_upstream import make_client
+from flaxen.routing.http_client import HttpClient
 from flaxen.routing.service import RoutingService
 from tests.model_pool.fake_models import Fakes
 from tests.server.clients import events, get, http_client, openai_client, post, run
@@ -35,7 +35,7 @@ def make(plugins: str = "", **more: Any) -> tuple[Fakes, Any]:
     pool = fakes.pool(fakes.model("a"), fakes.model("b"))
     app = create_pool_app(pool, fakes.config, fakes.metrics, has_adapter_routes=False)
     config = load_config(FILE + plugins, served=("a", "b"))
-    router = Router(config, served=("a", "b"), environment={}, client=make_client())
+    router = Router(config, served=("a", "b"), environment={}, client=HttpClient())
     attach(app, RoutingService(router=router, config=fakes.config))
     return fakes, app
 

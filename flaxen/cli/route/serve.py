@@ -60,14 +60,14 @@ def _serve(path: Path, options: ProxyOptions, signals: SignalsOfFile, start_s: f
     from flaxen.router_config.models import Listener
     from flaxen.routing.attaching import proxy_app
     from flaxen.routing.file import RouterFile
-    from flaxen.routing.http_upstream import make_client
+    from flaxen.routing.http_client import HttpClient
     from flaxen.routing.service import RoutingService
     from flaxen.server.config import ServerConfig
     from flaxen.server.run import run
     from flaxen.serving.announcement.ready import ready_line
 
     file = RouterFile(path=path, environment=os.environ, served=(), learned=signals)
-    config, client = file.read(), make_client()
+    config, client = file.read(), HttpClient()
     router = asyncio.run(file.compile(config, client))
     listener = config.listeners[0] if config.listeners else Listener(port=8888)
     timeout_s = seconds("timeout", listener.timeout)
