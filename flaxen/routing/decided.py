@@ -140,7 +140,7 @@ class _Work:
         """The answer of a model that has begun; `opened` ends it.
 
         Args:
-          cache: as in Outcome. What is kept must not be compressed.
+          cache: as in Outcome. What is read here must not be compressed.
         """
         service, given, prepared = self.service, self.given, self.prepared
         outcome = replace(self.outcome, cache=cache)

@@ -98,6 +98,7 @@ class ReplayWriter:
             self.num_rows["written"] += len(rows)
         except (OSError, sqlite3.Error):
             self.num_rows["lost"] += len(rows)
+            self._database = None  # the file may be gone: the next rows open it anew
             logger.exception("%d rows of the replay log %s are lost", len(rows), self._path)
 
     def _taken(self) -> Iterator[tuple[LoggedRequest, Replay]]:

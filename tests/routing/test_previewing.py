@@ -135,6 +135,8 @@ def test_no_model_may_answer() -> None:
             "a preview has no preview_context.us",
         ),
         ({"text": "a", "model": "large"}, "model must be a name that is decided (helper, vllm-sr"),
+        ({"text": 5}, "the request can't be classified: messages[0]"),
+        ({"text": "a", "model": 5}, "model must be a name that is decided (helper, vllm-sr"),
         ({"messages": "a"}, "the request can't be classified: messages must be a list of objects"),
     ],
 )

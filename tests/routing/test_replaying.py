@@ -139,6 +139,8 @@ def test_a_failure_later_is_counted_and_the_request_is_answered(tmp_path: Path) 
     until = time.monotonic() + 10
     while metric(proxy, "llm_router_replay_rows_lost") != 1:
         assert time.monotonic() < until
+    asked(proxy, SUM, "r2")  # the file is opened anew
+    assert [row.id for row in logged(proxy, 1)] == ["r2"]
 
 
 def test_the_command_reads_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
