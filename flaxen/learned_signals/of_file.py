@@ -7,7 +7,7 @@ Deliberately does not know: argv, how the file is served.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,16 +38,21 @@ class SignalsOfFile:
         self._open, self._heads, self._timeout_s = open_encoder, heads, timeout_s
         self._opened: OpenEncoder | None = None
 
-    async def of(self, config: RouterConfig) -> dict[str, LearnedSignals]:
+    async def of(
+        self, config: RouterConfig, recipes: Collection[str] | None = None
+    ) -> dict[str, LearnedSignals]:
         """What finds the learned signals of each recipe that has some.
+
+        Args:
+          recipes: the names of those that are needed; None is what an entrypoint names.
 
         Raises:
           OSError: the directory can't be read.
           ValueError: a signal needs a head that is not there, a file is no head of this encoder,
             or the encoder can't be opened.
         """
-        asked_for = {*config.entrypoints.values()}
-        needed = {name: config.recipes[name] for name in asked_for if _needs(config.recipes[name])}
+        names = {*config.entrypoints.values()} if recipes is None else recipes
+        needed = {name: config.recipes[name] for name in names if _needs(config.recipes[name])}
         if not needed:
             return {}
         heads = await asyncio.to_thread(read_heads, self._heads)

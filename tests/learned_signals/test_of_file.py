@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,17 @@ def test_the_commands_ask_models_where_an_option_says_which(
         "  - {id: a, expected_decision: outside, variants: [{id: b, query: the sky is blue}]}\n"
         "  - {id: c, expected_decision: '', variants: [{id: d, query: a fish}]}\n"
     )
+    before, own = FILE.split("routing:\n")
+    own, after = own.split("global:")
+    own = f"recipes:\n  - name: own\n    routing:\n{textwrap.indent(own, '    ')}"
+    unnamed = tmp_path / "unnamed.yaml"  # nobody can ask for its recipe, but probes
+    unnamed.write_text(f"{before}{own}global:{after}")
+    asked = probes.read_text().replace(
+        "expected_decision", "expected_recipe: own, expected_decision"
+    )
+    (tmp_path / "own.yaml").write_text(asked)
+    assert main(["route", "test", str(unnamed), str(tmp_path / "own.yaml"), "--encoder", "e"]) == 0
+    assert "2     │ 0        │ 0" in capsys.readouterr().out
     for options, expected in (((), ["0", "0", "2"]), (("--encoder", "e"), ["2", "0", "0"])):
         assert main(["route", "test", str(file), str(probes), *options]) == 0
         (row,) = (line for line in capsys.readouterr().out.splitlines() if "all " in line)
@@ -157,7 +169,7 @@ def test_the_commands_ask_models_where_an_option_says_which(
         arguments = ["route", command, str(file), "-p", "the sky is blue", "--encoder", "e"]
         assert main(arguments) == 0
         assert told in capsys.readouterr().out
-    assert opened.num_opened == opened.num_closed == 3
+    assert opened.num_opened == opened.num_closed == 4
 
 
 def test_a_file_without_learned_signals_opens_no_encoder(tmp_path: Path) -> None:

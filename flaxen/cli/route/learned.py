@@ -79,13 +79,11 @@ class LearnedOptions(MachineOptions):
             yield None
             return
         with contextlib.closing(self.signals(_LONGEST_S)) as signals, asyncio.Runner() as runner:
-            of_recipes = runner.run(signals.of(config))
+            of_recipes = runner.run(signals.of(config, config.recipes))
 
             def find(
                 request: RoutedRequest, recipe: str, wanted: Sequence[SignalKey]
             ) -> Mapping[SignalKey, Found]:
-                if recipe not in of_recipes:
-                    raise ValueError(f"no entrypoint asks for the recipe {recipe}: give it one")
                 return runner.run(of_recipes[recipe].find(request, wanted))
 
             yield find
