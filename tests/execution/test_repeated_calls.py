@@ -40,7 +40,7 @@ class Other:
         return RepeatedCalls(own, lambda name, args: self._sent.put(frames.encode(name, args)))
 
     def _next(self) -> tuple[str, Any]:
-        name, arguments = frames.read(io.BytesIO(self._sent.get(timeout=60)).read)
+        name, arguments = frames.read(io.BytesIO(self._sent.get(timeout=300)).read)
         self.names.add(name)
         return name, arguments
 
