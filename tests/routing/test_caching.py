@@ -203,6 +203,23 @@ def test_clients_may_ask_past_the_cache_where_that_is_allowed() -> None:
     assert answer.json()["error"]["message"].startswith("x-vsr-cache-control may be no-cache, no-")
 
 
+def test_nobody_waits_for_an_answer_that_is_not_kept() -> None:
+    proxy = make("scope: global, request_controls: {enabled: true}")
+    proxy.upstreams["large"].delay_s = 0.3
+
+    async def work() -> None:
+        async with http_client(proxy.app) as client:
+            not_kept = {"x-vsr-cache-control": "no-store"}
+            first = asyncio.create_task(client.post(CHATS, json=SUM, headers=not_kept))
+            await asyncio.sleep(0.1)
+            second = asyncio.create_task(client.post(CHATS, json=SUM))
+            await asyncio.sleep(0.1)
+            assert (num_asked(proxy), first.done()) == (2, False)
+            await asyncio.gather(first, second)
+
+    run(work())
+
+
 def test_counting_tokens_does_not_get_a_message() -> None:
     proxy = make()
     message = {

@@ -130,6 +130,14 @@ def test_a_named_conversation_keeps_its_model(scope: str, header: str) -> None:
     assert model(proxy, other) == "large"
 
 
+def test_a_model_that_refused_is_not_kept() -> None:
+    proxy = make(PROTECTED.replace("SCOPE", "session"))
+    proxy.upstreams["other"].answers = [(400, {"error": {"message": "no"}})]
+    body, named = {"model": "auto", "messages": ASKED}, {"x-session-id": "1"}
+    assert post(proxy.app, CHATS, body, headers=named).status_code == 400
+    assert model(proxy, ASKED, session_id="1") == "large"
+
+
 def test_without_protection_a_named_conversation_may_change_its_model() -> None:
     proxy = make()
     assert model(proxy, ASKED, session_id="1") == "other"
