@@ -17,7 +17,8 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscop
 QUICK := $(addprefix tests/,attention_kernels docs engine execution expert_kernels kernels mesh models \
 	quantizing recurrences tensors tools weights e2e/test_fine_tuning.py e2e/test_interrupts.py \
 	e2e/test_resume.py test_train_own_example.py)
-QUICK_XLA := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+QUICK_XLA = XLA_FLAGS="$$($(BIN)/python tools/known_xla_flags.py \
+	--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false)"
 # All tests, with options of pytest; the second part also runs where the first failed.
 run_tests = $(PYTEST) $(QUICK:%=--ignore=%) $(1); failed=$$?; \
 	$(QUICK_XLA) $(PYTEST) $(QUICK) $(1) && exit $$failed
