@@ -25,42 +25,56 @@ _CHAT = f"{_CHATS}/{{completion_id}}"
 _STORED = (400, 404, 409, 429, 500)  # the errors of what is stored
 
 
-def stored_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
-    """The routes of files, batches, jobs, chats and adapters, by method and path."""
+_ORDER: Schema = {"enum": ["asc", "desc"]}
+_UPLOAD: Schema = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"contentMediaType": "application/octet-stream"},
+        "purpose": {"enum": list(PURPOSES)},
+    },
+}
+Operations = dict[tuple[str, str], Operation]  # by method and path
 
-    def operation(summary: str, answer: str) -> Operation:
-        return Operation(summary=summary, answers=json_of(answer), errors=_STORED)
 
-    def page(summary: str, answer: str, **query: Schema) -> Operation:
-        return Operation(
-            summary=summary, answers=json_of(answer), errors=_STORED, query={**PAGING, **query}
-        )
+def stored_operations(schemas: Schemas) -> Operations:
+    """The routes of files, batches, jobs, chats and adapters."""
+    return {**_chats(schemas), **_adapters(schemas), **_files(schemas), **_jobs(schemas)}
 
-    def up_to(most: int) -> Schema:
-        return {"type": "integer", "minimum": 0, "maximum": most}
 
-    upload: Schema = {
-        "type": "object",
-        "required": ["file", "purpose"],
-        "properties": {
-            "file": {"contentMediaType": "application/octet-stream"},
-            "purpose": {"enum": list(PURPOSES)},
-        },
-    }
-    order: Schema = {"enum": ["asc", "desc"]}
+def _operation(summary: str, answer: str) -> Operation:
+    return Operation(summary=summary, answers=json_of(answer), errors=_STORED)
+
+
+def _page(summary: str, answer: str, **query: Schema) -> Operation:
+    return Operation(
+        summary=summary, answers=json_of(answer), errors=_STORED, query={**PAGING, **query}
+    )
+
+
+def _up_to(most: int) -> Schema:
+    return {"type": "integer", "minimum": 0, "maximum": most}
+
+
+def _chats(schemas: Schemas) -> Operations:
     return {
-        ("GET", _CHATS): page(
-            "The chats.", "ChatCompletions", model={"type": "string"}, order=order
+        ("GET", _CHATS): _page(
+            "The chats.", "ChatCompletions", model={"type": "string"}, order=_ORDER
         ),
-        ("GET", _CHAT): operation("A chat.", "ChatCompletion"),
+        ("GET", _CHAT): _operation("A chat.", "ChatCompletion"),
         ("POST", _CHAT): Operation(
             summary="Gives a chat other metadata.",
             body=schemas.body(UpdateBody),
             answers=json_of("ChatCompletion"),
             errors=BODY_ERRORS,
         ),
-        ("DELETE", _CHAT): operation("Deletes a chat.", "Deleted"),
-        ("GET", f"{_CHAT}/messages"): page("What was asked.", "ChatMessages", order=order),
+        ("DELETE", _CHAT): _operation("Deletes a chat.", "Deleted"),
+        ("GET", f"{_CHAT}/messages"): _page("What was asked.", "ChatMessages", order=_ORDER),
+    }
+
+
+def _adapters(schemas: Schemas) -> Operations:
+    return {
         ("POST", "/v1/load_lora_adapter"): Operation(
             summary="Loads an adapter.",
             body=schemas.body(LoadAdapterBody),
@@ -73,50 +87,62 @@ def stored_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
             answers=PLAIN,
             errors=BODY_ERRORS,
         ),
+    }
+
+
+def _files(schemas: Schemas) -> Operations:
+    return {
         ("POST", "/v1/files"): Operation(
             summary="Uploads a file.",
-            body=upload,
+            body=_UPLOAD,
             body_type="multipart/form-data",
             answers=json_of("File"),
             errors=(400, 408, 413, 415, 500, 507),
         ),
-        ("GET", "/v1/files"): page(
+        ("GET", "/v1/files"): _page(
             "The files.",
             "Files",
-            limit=up_to(10_000),
+            limit=_up_to(10_000),
             purpose={"type": "string"},
-            order=order,
+            order=_ORDER,
         ),
-        ("GET", "/v1/files/{file_id}"): operation("A file.", "File"),
+        ("GET", "/v1/files/{file_id}"): _operation("A file.", "File"),
         ("GET", "/v1/files/{file_id}/content"): Operation(
             summary="A file's bytes.",
             answers={BYTES: {"type": "string"}},
             errors=_STORED,
         ),
-        ("DELETE", "/v1/files/{file_id}"): operation("Deletes a file.", "Deleted"),
+        ("DELETE", "/v1/files/{file_id}"): _operation("Deletes a file.", "Deleted"),
         ("POST", "/v1/batches"): Operation(
             summary="Answers a file of requests.",
             body=schemas.body(BatchBody),
             answers=json_of("Batch"),
             errors=BODY_ERRORS,
         ),
-        ("GET", "/v1/batches"): page("The batches.", "Batches"),
-        ("GET", _BATCH): operation("A batch.", "Batch"),
-        ("POST", f"{_BATCH}/cancel"): operation("Ends a batch.", "Batch"),
+        ("GET", "/v1/batches"): _page("The batches.", "Batches"),
+        ("GET", _BATCH): _operation("A batch.", "Batch"),
+        ("POST", f"{_BATCH}/cancel"): _operation("Ends a batch.", "Batch"),
+    }
+
+
+def _jobs(schemas: Schemas) -> Operations:
+    return {
         ("POST", "/v1/fine_tuning/jobs"): Operation(
             summary="Creates a job.",
             body=schemas.body(JobBody),
             answers=json_of("FineTuningJob"),
             errors=BODY_ERRORS,
         ),
-        ("GET", "/v1/fine_tuning/jobs"): page("The jobs.", "FineTuningJobs"),
-        ("GET", _JOB): operation("A job.", "FineTuningJob"),
-        ("POST", f"{_JOB}/cancel"): operation("Ends a job.", "FineTuningJob"),
-        ("POST", f"{_JOB}/pause"): operation("Lets a job rest.", "FineTuningJob"),
-        ("POST", f"{_JOB}/resume"): operation("Lets it go on.", "FineTuningJob"),
-        ("GET", f"{_JOB}/events"): page("What a job tells.", "FineTuningEvents", limit=up_to(1000)),
-        ("GET", f"{_JOB}/checkpoints"): page(
-            "Its models.", "FineTuningCheckpoints", limit=up_to(1000)
+        ("GET", "/v1/fine_tuning/jobs"): _page("The jobs.", "FineTuningJobs"),
+        ("GET", _JOB): _operation("A job.", "FineTuningJob"),
+        ("POST", f"{_JOB}/cancel"): _operation("Ends a job.", "FineTuningJob"),
+        ("POST", f"{_JOB}/pause"): _operation("Lets a job rest.", "FineTuningJob"),
+        ("POST", f"{_JOB}/resume"): _operation("Lets it go on.", "FineTuningJob"),
+        ("GET", f"{_JOB}/events"): _page(
+            "What a job tells.", "FineTuningEvents", limit=_up_to(1000)
+        ),
+        ("GET", f"{_JOB}/checkpoints"): _page(
+            "Its models.", "FineTuningCheckpoints", limit=_up_to(1000)
         ),
         ("DELETE", "/v1/models/{name:path}"): Operation(
             summary="Deletes a model that a job made.",

@@ -113,7 +113,7 @@ class _Cache:
         if self.model.revision != self.commit:
             ref = self.root / "refs" / self.model.revision
             ref.parent.mkdir(parents=True, exist_ok=True)
-            # Of this thread alone: several of a process may finish the same repository.
+            # The name is this thread's own: two threads may finish the same repository at once.
             new = ref.with_name(f"{ref.name}.{os.getpid()}-{threading.get_ident()}.new")
             new.write_text(self.commit)
             new.replace(ref)

@@ -133,7 +133,7 @@ def _best(of_label: Mapping[str, float]) -> str:
 
 
 def _entropy(shares: Sequence[float]) -> float:
-    """As a share of the greatest there can be."""
+    """The entropy of probabilities, as a share of the greatest that so many can have."""
     return -sum(share * math.log(share) for share in shares if share) / math.log(len(shares))
 
 

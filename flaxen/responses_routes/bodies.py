@@ -20,7 +20,7 @@ LOGPROBS = "message.output_text.logprobs"
 INCLUDES = (
     LOGPROBS,
     "reasoning.encrypted_content",
-    # Of items that no response here has: nothing is left out.
+    # No response here has the items of these, so nothing is left out.
     "code_interpreter_call.outputs",
     "computer_call_output.output.image_url",
     "file_search_call.results",

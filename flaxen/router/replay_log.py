@@ -50,7 +50,8 @@ class LoggedRequest:
         return self.id, self.time, self.api, body, features, self.decision, self.model, self.reason
 
     def features(self) -> dict[str, Any]:
-        """What is kept beside the body: without reasons and entities, which may quote it."""
+        """The row's recipe and what signals found, without reasons and entities: they may quote the
+        body."""
         items = sorted(self.found.items())
         found = [[*key, each.matched, each.confidence, each.value] for key, each in items]
         return {"recipe": self.recipe, "found": found}

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from flaxen.learned_signals.encoder import OpenEncoder
     from flaxen.routing.file import RouterFile
 
+_ENCODER = "minilm"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RouterOptions:
@@ -39,7 +41,7 @@ class RouterOptions:
             "them alone, beside the models that are served.",
             rich_help_panel="Router",
         ),
-    ] = "minilm"
+    ] = _ENCODER
     router_heads: Annotated[
         Path | None,
         typer.Option(
@@ -60,9 +62,14 @@ class RouterOptions:
 
         Raises:
           OSError: it can't be read.
-          ValueError: it can't be used.
+          ValueError: it can't be used, or other options of a router are given without it.
         """
         if self.router is None:
+            if self.router_heads is not None or self.router_encoder != _ENCODER:
+                raise ValueError(
+                    "--router-encoder and --router-heads find signals of a router's file: give it "
+                    "by --router FILE, or leave them out"
+                )
             return None
         from flaxen.learned_signals.of_file import SignalsOfFile
         from flaxen.routing.file import RouterFile

@@ -10,7 +10,7 @@ from typing import Any
 from flaxen.router.plugins.reply import Json
 from flaxen.router.signals.found import Entity
 
-# What is said in a conversation; tools' definitions and parameters are not in these fields.
+# The fields with what is said in a conversation; definitions of tools are not among them.
 _SPOKEN = ("messages", "input", "prompt", "system", "instructions")
 # Below them, fields whose texts are names, addresses and files, which a mask would break; but for
 # what a tool was given, whose fields are anybody's.

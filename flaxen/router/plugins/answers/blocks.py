@@ -8,7 +8,7 @@ from typing import Any
 
 from flaxen.router.plugins.reply import Json, to_json
 
-# Of the types of blocks that come in pieces: the fields that do, and the types of their pieces.
+# The types of blocks that come in pieces, with the fields that do and the types of the pieces.
 _PIECES = {
     "text": {"text": "text_delta"},
     "thinking": {"thinking": "thinking_delta", "signature": "signature_delta"},

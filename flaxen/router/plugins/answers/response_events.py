@@ -8,13 +8,13 @@ from typing import Any
 
 from flaxen.router.plugins.reply import Json
 
-# Of a call: the field that comes in pieces, and how its events begin.
+# The types of calls, with the field that comes in pieces and how the names of its events begin.
 _CALLS = {
     "function_call": ("arguments", "response.function_call_arguments"),
     "custom_tool_call": ("input", "response.custom_tool_call_input"),
     "mcp_call": ("arguments", "response.mcp_call_arguments"),
 }
-# Of a part: the field that comes in pieces.
+# The types of parts, with the field that comes in pieces.
 _PARTS = {"output_text": "text", "reasoning_text": "text", "refusal": "refusal"}
 _LAST = ("response.completed", "response.incomplete")
 
