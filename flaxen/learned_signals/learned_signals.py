@@ -10,6 +10,7 @@ from flaxen.learned_signals.encoder import Encoder
 from flaxen.learned_signals.finder import LearnedFinder
 from flaxen.learned_signals.head import HeadStack
 from flaxen.learned_signals.reading import Reading
+from flaxen.learned_signals.windows import Vectors
 from flaxen.protocol import EngineBrokenError, EngineBusyError, EngineClosedError
 from flaxen.router.decisions.tree import SignalKey
 from flaxen.router.request import RoutedRequest
@@ -76,6 +77,10 @@ class LearnedSignals:
             key = SignalKey(condition, name)
             found[key] = result if isinstance(result, Found) else result[name]
         return found
+
+    async def vector(self, text: str) -> Vectors:
+        """The vector of a whole text, [dimensions], of length 1; raises as the encoder."""
+        return (await self._encoder.windows(text)).pooled
 
     async def _read(self, text: str) -> Reading:
         return Reading(await self._encoder.windows(text), self._heads)

@@ -41,7 +41,7 @@ class SignalsOfFile:
     async def of(
         self, config: RouterConfig, recipes: Collection[str] | None = None
     ) -> dict[str, LearnedSignals]:
-        """What finds the learned signals of each recipe that has some.
+        """What finds the learned signals of each recipe that has some, or compares requests.
 
         Args:
           recipes: the names of those that are needed; None is what an entrypoint names.
@@ -104,4 +104,4 @@ def read_heads(directory: Path | None) -> dict[str, Head]:
 
 
 def _needs(recipe: Recipe) -> bool:
-    return any(key.kind in _LEARNED for key in recipe.used)
+    return recipe.compares or any(key.kind in _LEARNED for key in recipe.used)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from flaxen.router.decisions.projections import Projections
 from flaxen.router.decisions.ranking import Rules
 from flaxen.router.decisions.tree import SignalKey, leaves
+from flaxen.router.plugins.cache_settings import ResponseCache
 from flaxen.router.plugins.preparing import signals_of
 from flaxen.router_config.decision import Decision
 from flaxen.router_config.routing import RecipeRouting
@@ -36,10 +38,7 @@ class Recipe:
     @cached_property
     def used(self) -> frozenset[SignalKey]:
         """The signals that decisions read, also through projections, and that plugins act on."""
-        plugins = [
-            plugin.configuration for each in self.routing.decisions for plugin in each.plugins
-        ]
-        guards = [SignalKey(*signal) for signal in signals_of(plugins)]
+        guards = [SignalKey(*signal) for signal in signals_of(self._plugins)]
         return frozenset(guards) | frozenset(
             key
             for rules in self.rules
@@ -47,3 +46,13 @@ class Recipe:
             for leaf in leaves(rules.tree)
             for key in self.projections.inputs_of(leaf.key)
         )
+
+    @property
+    def compares(self) -> bool:
+        """Whether requests are compared by embeddings, beside what signals do."""
+        return any(isinstance(each, ResponseCache) and each.compares for each in self._plugins)
+
+    @property
+    def _plugins(self) -> list[Any]:
+        """The settings of all decisions' plugins."""
+        return [each.configuration for some in self.routing.decisions for each in some.plugins]

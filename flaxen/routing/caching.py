@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from flaxen.router.plugins.answers.streams import wants_usage, whole_answer
@@ -14,9 +14,8 @@ from flaxen.router.plugins.cache_key import CacheKey, Source, key_of
 from flaxen.router.plugins.cache_settings import Controls, controls_of
 from flaxen.router.plugins.preparing import Prepared
 from flaxen.router.plugins.reply import PluginError
-from flaxen.router.signals.settings import Identity
 from flaxen.router_config.settings import CacheStore
-from flaxen.routing.deciding import Routed
+from flaxen.routing.deciding import RecipeDecider, Routed, Vector
 from flaxen.routing.given import Given
 from flaxen.routing.upstream import Answer
 from flaxen.server.errors import invalid
@@ -40,11 +39,13 @@ class AnswerStore:
         return self.cache
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Cached:
     """A request whose answer may be in the cache, or be kept there.
 
     Attributes:
+      embed: computes the embedding of the key's text; None: it could not.
+      threshold: the least cosine of a similar request.
       model: what would answer it; an answer of another is not kept.
       ttl_s: how long an answer is kept, in seconds.
     """
@@ -56,21 +57,22 @@ class Cached:
     model: str
     wants_usage: bool
     ttl_s: float
+    embed: Callable[[str], Awaitable[Vector | None]]
+    threshold: float
+    _vector: Vector | None = None
 
     async def find(self) -> Hit | Flight:
         """The kept answer; or the flight of this request, which must end, where it must bring the
         answer itself. Where another request brings it, this one waits for that."""
         asked_at = time.monotonic()
+        hit = self._hit(asked_at)
+        if hit is None and self.key.similar:
+            self._vector = await self.embed(self.key.text)
         while True:
             now = time.monotonic()
-            if not self.controls.reads:
-                return Flight(self.key, now)
-            hit = self.cache.find(
-                self.key, now, wants_usage=self.wants_usage, max_age_s=self.controls.max_age_s
-            )
-            if hit is not None:
+            if (hit := hit or self._hit(now)) is not None:
                 return hit
-            if not self.controls.writes:
+            if not (self.controls.reads and self.controls.writes):
                 return Flight(self.key, now)  # nobody may wait for an answer that is not kept
             found = self.cache.fly(self.key, now, asked_at)
             if isinstance(found, Flight):
@@ -80,6 +82,19 @@ class Cached:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(found.until - now):
                     await ended.wait()
+
+    def _hit(self, now: float) -> Hit | None:
+        """The kept answer, if the request may have one."""
+        if not self.controls.reads:
+            return None
+        return self.cache.find(
+            self.key,
+            now,
+            wants_usage=self.wants_usage,
+            max_age_s=self.controls.max_age_s,
+            vector=self._vector,
+            threshold=self.threshold,
+        )
 
     def kept(self, answer: Answer, model: str, flight: Flight) -> Answer:
         """The same answer, of status 200, which is kept once it has come to its end."""
@@ -96,7 +111,7 @@ class Cached:
         if len(body) <= _MOST_BYTES:
             whole = whole_answer(self.api, bytes(body), is_stream=answer.is_stream)
             if whole is not None:
-                self.cache.keep(flight, whole, time.monotonic(), self.ttl_s)
+                self.cache.keep(flight, whole, time.monotonic(), self.ttl_s, self._vector)
 
 
 def cached_of(
@@ -104,7 +119,7 @@ def cached_of(
     routed: Routed,
     prepared: Prepared,
     source: Source,
-    identity: Identity,
+    decider: RecipeDecider,
     store: AnswerStore,
 ) -> Cached | None:
     """What the cache knows a request by; None where it has nothing to do with it.
@@ -124,7 +139,7 @@ def cached_of(
         controls = controls_of(plugin.request_controls, given.http.headers)
     except PluginError as error:
         raise invalid(str(error)) from None
-    key = key_of(plugin, given.api, prepared.body, given.http.headers, source, identity)
+    key = key_of(plugin, given.api, prepared.body, given.http.headers, source, decider.identity)
     is_dropped = any(each.drop for each in retentions)
     if key is None or is_dropped or not (controls.reads or controls.writes):
         return None
@@ -137,4 +152,6 @@ def cached_of(
         model=source.model,
         wants_usage=wants_usage(given.api, given.body),
         ttl_s=turns * _TURN_S or plugin.ttl_s(controls, settings.ttl_seconds),
+        embed=decider.vector,
+        threshold=plugin.threshold(settings.similarity_threshold),
     )

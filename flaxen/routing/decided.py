@@ -17,7 +17,6 @@ from flaxen.router.plugins.reply import Json, Reply
 from flaxen.router.requests.readers import read_request
 from flaxen.router.selection.candidate import Candidate, Facts
 from flaxen.router.selection.selected import NoModelError
-from flaxen.router.signals.settings import Identity
 from flaxen.routing.caching import Cached, cached_of
 from flaxen.routing.deciding import RecipeDecider, Routed
 from flaxen.routing.dispatch import Sent
@@ -68,11 +67,13 @@ async def answer_decided(
             is_fast = "x-vsr-fast-response" in reply.headers
             await work.reply(reply, "fast_response" if is_fast else "blocked")
             return True
-        cached, flight = await work.cached(decider.identity), None
+        cached, flight = await work.cached(decider), None
         if cached is not None:
             found = await cached.find()
             if isinstance(found, Hit):
                 hit = {"x-vsr-cache-hit": "true"}
+                if work.is_debug:
+                    hit["x-vsr-cache-similarity"] = f"{found.similarity:.4f}"
                 await work.reply(
                     answer_reply(given.api, found.answer, given.body, hit), "cache", cache="hit"
                 )
@@ -115,7 +116,7 @@ class _Work:
         answer = Response(reply.body, reply.status, headers, reply.media_type)
         await answer(self.given.http.scope, self.given.http.receive, self.given.send)
 
-    async def cached(self, identity: Identity) -> Cached | None:
+    async def cached(self, decider: RecipeDecider) -> Cached | None:
         """What the cache knows the request by; None where there is nothing to look for."""
         given, routed, prepared = self.given, self.routed, self.prepared
         if prepared.cache is None or routed.decision is None:
@@ -134,7 +135,7 @@ class _Work:
             weights=weights,
             headers=prepared.headers,
         )
-        return cached_of(given, routed, prepared, source, identity, self.service.answers)
+        return cached_of(given, routed, prepared, source, decider, self.service.answers)
 
     async def sent(self, opened: AsyncExitStack, cache: str) -> Sent:
         """The answer of a model that has begun; `opened` ends it.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flaxen.router.decisions.deciding import Decided, Deciding
 from flaxen.router.decisions.tree import SignalKey
@@ -29,6 +33,9 @@ from flaxen.router_config.router_config import RouterConfig
 from flaxen.routing.upstream import later
 from flaxen.server.errors import ApiError
 
+logger = logging.getLogger("flaxen.router")
+
+Vector = NDArray[np.float32]
 _LEARNED_S = 10.0  # the longest that learned signals take; then they are unknown
 _NO_DECISION = Decision(name="-")
 
@@ -40,6 +47,9 @@ class LearnedSignals(Protocol):
         self, request: RoutedRequest, wanted: Sequence[tuple[str, str]]
     ) -> Mapping[SignalKey, Found]:
         """What the wanted signals found in a request; one that failed is unknown, or left out."""
+
+    async def vector(self, text: str) -> Vector:
+        """The embedding of a text, [dimensions], of length 1; raises whatever went wrong."""
 
 
 class LearnedOfFile(Protocol):
@@ -204,6 +214,16 @@ class RecipeDecider:
             evaluation=evaluation,
             decide_s=time.perf_counter() - begin_s,
         )
+
+    async def vector(self, text: str) -> Vector | None:
+        """The embedding of a text; None if it can't be computed, or not in time."""
+        try:
+            if self._learned is not None:
+                async with asyncio.timeout(_LEARNED_S):
+                    return await self._learned.vector(text)
+        except Exception as error:  # whatever a model's library raises
+            logger.warning("a request is not compared to others: %r", error)
+        return None
 
     async def _find_learned(
         self, request: RoutedRequest, wanted: Sequence[SignalKey]

@@ -68,6 +68,11 @@ def _problems(
                     f"the recipe {name} reads {key}, which needs a model for signals, and there is "
                     "none here: remove the conditions that name it"
                 )
+        if recipe.compares and name not in learned:
+            yield (
+                f"the recipe {name} compares requests by embeddings, which need a model for "
+                "signals, and there is none here: write mode: exact in its response_cache"
+            )
         for decision in recipe.routing.decisions:
             where = f"the decision {decision.name} of the recipe {name}"
             yield from (f"{where} {problem}" for problem in _of_decision(config, decision))
@@ -85,12 +90,7 @@ def _of_decision(config: RouterConfig, decision: Decision) -> Iterator[str]:
     if kind in _ALGORITHMS:
         yield f"has the algorithm {kind}: {_ALGORITHMS[kind]}"
     plugins = {plugin.type: plugin.configuration for plugin in decision.plugins}
-    cache, shadow = plugins.get("response_cache"), plugins.get("shadow_dispatch")
-    if cache and cache.enabled and cache.mode != "exact":
-        yield (
-            f"has a response_cache with the mode {cache.mode}, which needs embeddings of requests, "
-            "and they are not computed here yet: write mode: exact"
-        )
+    shadow = plugins.get("shadow_dispatch")
     if shadow and shadow.enabled and shadow.capture_response_body:
         yield "has shadow_dispatch with capture_response_body, and answers are not kept: remove it"
     if (replay := plugins.get("router_replay")) and replay.capture_response_body:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flaxen.cli.main import main
@@ -176,6 +177,23 @@ def test_a_file_without_learned_signals_opens_no_encoder(tmp_path: Path) -> None
     file = router_file(tmp_path, lambda: pytest.fail("it was opened"), tmp_path / "none")
     assert answered(proxy_app(compiled(file, PLAIN)), "the sky") == ""
     file.learned.close()
+
+
+def test_a_cache_of_similar_answers_opens_the_encoder(
+    make_encoder: MakeEncoder, tmp_path: Path
+) -> None:
+    cache = "{type: response_cache, configuration: {scope: global}}"
+    fast = "{type: fast_response, configuration: {message: Take a coat.}}"
+    encoder = make_encoder()
+    opened = Opened(encoder)
+    service = compiled(router_file(tmp_path, opened), PLAIN.replace(fast, cache))
+    decider = service.router.decider_of("auto")
+    assert decider is not None
+    assert opened.num_opened == 1
+    vectors = run(encoder.pooled(["the sky"]))
+    assert np.array_equal(run(decider.vector("the sky")), vectors[0])
+    compiled(router_file(tmp_path, opened), PLAIN.replace(fast, cache[:-2] + ", mode: exact}}"))
+    assert opened.num_opened == 1
 
 
 def test_what_no_head_finds_is_refused(make_encoder: MakeEncoder, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ async def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> R
         (
             _HERE,
             _HERE + "\n      plugins: [{type: response_cache, configuration: {enabled: true}}]",
-            "the decision math of the recipe default has a response_cache with the mode semantic",
+            "the recipe default compares requests by embeddings, which need a model for signals",
         ),
         (
             _HERE,

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flaxen.router.plugins.cache_key import CacheKey
 from flaxen.router.plugins.reply import Json, to_json
 
+Vector = Sequence[float] | NDArray[np.float32]
 _LEASE_S = 30.0  # after which another may bring an answer that has not come
 _OVERHEAD = 1_024  # bytes of an entry beside its answer
 
@@ -54,7 +56,7 @@ class Wait:
 @dataclass(frozen=True)
 class _Entry:
     similar: str
-    vector: Sequence[float] | None
+    vector: Vector | None
     body: bytes
     has_usage: bool
     size: int
@@ -97,7 +99,7 @@ class AnswerCache:
         *,
         wants_usage: bool = True,
         max_age_s: float | None = None,
-        vector: Sequence[float] | None = None,
+        vector: Vector | None = None,
         threshold: float = 1.0,
     ) -> Hit | None:
         """The answer to the same request, else to the most similar one; None if there is none.
@@ -154,7 +156,7 @@ class AnswerCache:
         answer: Json,
         now: float,
         ttl_s: float,
-        vector: Sequence[float] | None = None,
+        vector: Vector | None = None,
     ) -> None:
         """Keeps a finished answer (`whole_answer` says whether it is), and ends its flight."""
         key, body = flight.key, to_json(answer).encode()

@@ -16,6 +16,8 @@ from flaxen.router.signals.settings import Identity
 _TEAM, _TENANT = "x-authz-team-id", "x-authz-tenant-id"
 # Answers that change something at the server, or are not there when they are answered.
 _NEVER = ("background", "conversation")
+# Characters of a text that is compared: in a longer one, what differs is too little of its vector.
+_MOST_TEXT = 1_000
 _LISTS = {"chat": "messages", "messages": "messages", "responses": "input"}
 
 
@@ -42,7 +44,7 @@ class CacheKey:
     Attributes:
       exact: the same for requests that have the same answer, streamed or not.
       similar: the same for those that differ in the user's last text alone; "" if that is not all
-        that counts, so that none is similar.
+        that counts, or too long to be compared, so that none is similar.
       text: that text, of which an embedding is compared.
     """
 
@@ -88,8 +90,8 @@ def key_of(
     rest = [api, options, spoken, asdict(source), asdict(settings.revision)]
     rest += [settings.scope, owner, headers.get(_TENANT, "")]
     others, text = _without_last_text(asked, _LISTS.get(api, ""))
-    similar = _hash([rest, others]) if text and settings.mode != "exact" else ""
-    return CacheKey(_hash([rest, asked]), similar, text)
+    is_compared = settings.compares and 0 < len(text) <= _MOST_TEXT
+    return CacheKey(_hash([rest, asked]), _hash([rest, others]) if is_compared else "", text)
 
 
 def _hash(value: Any) -> str:
@@ -99,13 +101,16 @@ def _hash(value: Any) -> str:
 
 def _without_last_text(body: Json, name: str) -> tuple[Json, str]:
     """A body without the text of the user's message that it ends with, and that text; "" if it does
-    not end so."""
+    not end so, or with more than one text."""
     value = body.get(name)
     if isinstance(value, str):
         return {**body, name: 0}, value
     last = value[-1] if isinstance(value, list) and value else None
     if isinstance(value, list) and isinstance(last, Mapping) and last.get("role") == "user":
-        content = last.get("content")
-        if isinstance(content, str):
-            return {**body, name: [*value[:-1], {**last, "content": 0}]}, content
+        text: Any = last.get("content")
+        rest: Any = 0
+        if isinstance(text, list) and len(text) == 1 and isinstance(text[0], Mapping):
+            text, rest = text[0].get("text"), [{**text[0], "text": 0}]
+        if isinstance(text, str):
+            return {**body, name: [*value[:-1], {**last, "content": rest}]}, text
     return body, ""

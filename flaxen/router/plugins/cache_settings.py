@@ -92,6 +92,11 @@ class ResponseCache:
         if None not in (self.similarity_threshold, self.semantic.similarity_threshold):
             raise ValueError("similarity_threshold stands twice: keep the one in semantic")
 
+    @property
+    def compares(self) -> bool:
+        """Whether answers to similar requests count, not only those to the same."""
+        return self.enabled and self.mode != "exact"
+
     def threshold(self, default: float) -> float:
         """The least similarity, or the default of the store."""
         given = (self.semantic.similarity_threshold, self.similarity_threshold)

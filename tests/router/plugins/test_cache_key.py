@@ -26,6 +26,8 @@ from tests.router.plugins.test_preparing import BODIES, mutations
 SOURCE = Source(recipe="r", decision="d", model="m", weights="w")
 WHO = {"x-authz-user-id": "u", "x-authz-user-groups": "g, h", "x-authz-tenant-id": "t"}
 CACHE = ResponseCache()
+TEXT = {"type": "text", "text": "a"}
+PARTS = [[TEXT], [TEXT | {"text": "b"}], [TEXT, TEXT], [{"type": "image", "source": {}}]]
 
 
 def key(api: str, body: Any, **changes: Any) -> CacheKey:
@@ -126,6 +128,10 @@ def test_similar_requests_differ_in_the_last_text_alone() -> None:
         assert key(api, longer).similar != found.similar
         assert key(api, body, settings=ResponseCache(mode="exact")).similar == ""
     assert key("responses", {"input": "a"}).similar == key("responses", {"input": "b"}).similar
+    found = [key("messages", {"messages": [{"role": "user", "content": c}]}) for c in PARTS]
+    assert [each.text for each in found] == ["a", "b", "", ""]
+    assert found[0].similar == found[1].similar != found[2].similar == found[3].similar == ""
+    assert key("responses", {"input": "a" * 1_001}).similar == ""
     assert key("chat", {"messages": []}).similar == ""
 
 
