@@ -12,7 +12,8 @@ from flaxen.router.selection.selecting import Policy
 from flaxen.router.selection.sticking import Stickiness
 from flaxen.router.signals.settings import CountTokens
 from flaxen.router_config.decision import Decision, ModelRef
-from flaxen.router_config.models import Evaluation, Index, ModelCard, Pricing
+from flaxen.router_config.models import Evaluation, Index, ModelCard, Pricing, ProviderModel
+from flaxen.router_config.reasoning import reasons_of
 from flaxen.router_config.recipe import Recipe
 from flaxen.router_config.router_config import RouterConfig
 
@@ -75,9 +76,9 @@ def policy_of(config: RouterConfig, recipe: Recipe, decision: Decision) -> Polic
 
 def _candidate(config: RouterConfig, ref: ModelRef) -> Candidate:
     card = config.cards.get(ref.model, _NO_CARD)
-    pricing = next(
-        (each.pricing for each in config.providers.models if each.name == ref.model), None
-    )
+    models = (each for each in config.providers.models if each.name == ref.model)
+    provider = next(models, ProviderModel(name=ref.model))
+    pricing = provider.pricing
     effort = ref.reasoning_effort or config.providers.defaults.reasoning_effort
     return Candidate(
         name=ref.lora_name or ref.model,
@@ -94,6 +95,12 @@ def _candidate(config: RouterConfig, ref: ModelRef) -> Candidate:
         capabilities=frozenset(card.capabilities),
         context_window=card.context_window_size,
         max_output_tokens=card.max_output_tokens,
+        reasons=reasons_of(
+            ref,
+            provider.reasoning,
+            config.providers.defaults.reasoning_effort,
+            is_top_level=provider.is_official,
+        ),
     )
 
 

@@ -8,13 +8,15 @@ from flaxen.router.plugins.guards import Jailbreak, Pii
 from flaxen.router.plugins.shadow import ShadowDispatch
 from flaxen.router_config.decision import Decision
 from flaxen.router_config.file import File
+from flaxen.router_config.located import Located
 from flaxen.router_config.problems import Path, Problems
 from flaxen.router_config.reading import suggestion
+from flaxen.router_config.reasoning import problem_of
 from flaxen.router_config.router_config import DEFAULT
 from flaxen.router_config.routing import RecipeRouting
 
 
-def check_names(file: File, served: Collection[str] | None, problems: Problems) -> None:
+def check_names(file: File, served: Collection[str] | None, problems: Located) -> None:
     """Adds what is wrong with the names of models, recipes and entrypoints.
 
     Args:
@@ -82,8 +84,9 @@ def _check_guard(guard: Jailbreak | Pii, routing: RecipeRouting, path: Path, to:
         to.add(0, where, f"there is no {kind} signal {name!r}: {hint}")
 
 
-def _check_models(file: File, known: set[str], problems: Problems) -> None:
+def _check_models(file: File, known: set[str], problems: Located) -> None:
     adapters = {card.name: [lora.name for lora in card.loras] for card in file.routing.modelCards}
+    reasoning = {model.name: model.reasoning for model in file.providers.models}
 
     def check(name: str, path: Path) -> None:
         if name not in known:
@@ -96,6 +99,11 @@ def _check_models(file: File, known: set[str], problems: Problems) -> None:
         for index, decision in enumerate(routing.decisions):
             here = (*path, "decisions", index)
             _check_refs(decision, adapters, check, here, problems)
+            for number, ref in enumerate(decision.modelRefs):
+                where = (*here, "modelRefs", number)
+                says_off = problems.is_given((*where, "use_reasoning")) and not ref.use_reasoning
+                if problem := problem_of(ref, reasoning.get(ref.model), says_off=says_off):
+                    problems.add(0, where, problem)
             for number, plugin in enumerate(decision.plugins):
                 settings = plugin.configuration
                 is_shadow = isinstance(settings, ShadowDispatch) and settings.enabled

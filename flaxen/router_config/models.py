@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from flaxen.router.checks import check_at_least, check_between, check_named, seconds
+from flaxen.router_config.reasoning import Reasoning
+
+_OFFICIAL = ("api.openai.com", "openrouter.ai")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,26 +84,6 @@ class Pricing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reasoning:
-    """How a model is asked to reason: by a family's name, or spelled out."""
-
-    family: str = ""
-    type: str = ""
-    parameter: str = ""
-    activation_parameter: str = ""
-    effort_flags: Mapping[str, str] = field(default_factory=dict)
-    levels: tuple[str, ...] = ()
-    default: str = ""
-    modes: tuple[str, ...] = ()
-    default_mode: str = ""
-    disabled: str = ""
-
-    def __post_init__(self) -> None:
-        if bool(self.family) == bool(self.type):
-            raise ValueError("give family, or type and what belongs to it")
-
-
-@dataclass(frozen=True, kw_only=True)
 class ProviderModel:
     """A model that can be routed to, by the router's name of it, and its servers.
 
@@ -117,6 +101,11 @@ class ProviderModel:
         check_named("name", self.name)
         if self.backend_refs and not any(ref.weight for ref in self.backend_refs):
             raise ValueError("all backend_refs have weight 0, so that none is ever used")
+
+    @property
+    def is_official(self) -> bool:
+        """Whether a server of it is a provider's, which knows no chat_template_kwargs."""
+        return any(urlsplit(ref.base_url).hostname in _OFFICIAL for ref in self.backend_refs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,7 @@ class Cached:
     Attributes:
       embed: computes the embedding of the key's text; None: it could not.
       threshold: the least cosine of a similar request.
-      model: what would answer it; an answer of another is not kept.
+      name: of the candidate that would answer it; an answer of another is not kept.
       ttl_s: how long an answer is kept, in seconds.
     """
 
@@ -54,7 +54,7 @@ class Cached:
     key: CacheKey
     controls: Controls
     api: str
-    model: str
+    name: str
     wants_usage: bool
     ttl_s: float
     embed: Callable[[str], Awaitable[Vector | None]]
@@ -96,9 +96,9 @@ class Cached:
             threshold=self.threshold,
         )
 
-    def kept(self, answer: Answer, model: str, flight: Flight) -> Answer:
+    def kept(self, answer: Answer, name: str, flight: Flight) -> Answer:
         """The same answer, of status 200, which is kept once it has come to its end."""
-        if model != self.model or not self.controls.writes:
+        if name != self.name or not self.controls.writes:
             return answer
         return replace(answer, chunks=self._chunks(answer, flight))
 
@@ -119,13 +119,14 @@ def cached_of(
     routed: Routed,
     prepared: Prepared,
     source: Source,
+    name: str,
     decider: RecipeDecider,
     store: AnswerStore,
 ) -> Cached | None:
     """What the cache knows a request by; None where it has nothing to do with it.
 
     Args:
-      source: what would answer it.
+      source, name: what would answer it, and its name among the candidates.
 
     Raises:
       ApiError: 400, the request asks something of the cache that is not allowed.
@@ -149,7 +150,7 @@ def cached_of(
         key=key,
         controls=controls,
         api=given.api,
-        model=source.model,
+        name=name,
         wants_usage=wants_usage(given.api, given.body),
         ttl_s=turns * _TURN_S or plugin.ttl_s(controls, settings.ttl_seconds),
         embed=decider.vector,

@@ -14,6 +14,7 @@ from flaxen.router.plugins.cache import Hit
 from flaxen.router.plugins.cache_key import Source
 from flaxen.router.plugins.preparing import Asked, Prepared, prepare
 from flaxen.router.plugins.reply import Json, Reply
+from flaxen.router.reasoning import with_reasoning
 from flaxen.router.requests.readers import read_request
 from flaxen.router.selection.candidate import Candidate, Facts
 from flaxen.router.selection.selected import NoModelError
@@ -87,7 +88,7 @@ async def answer_decided(
             if given.api == "responses":
                 answer = service.sessions.noting_id(answer, routed, candidate)
             if cached is not None and flight is not None:
-                answer = cached.kept(answer, candidate.model, flight)
+                answer = cached.kept(answer, candidate.name, flight)
         told = routed_headers(routed, sent.selected, sent.failed, is_debug=work.is_debug)
         await send_answer(given.http, given.send, answer, path_headers("upstream") + told)
     return True
@@ -122,12 +123,14 @@ class _Work:
         if prepared.cache is None or routed.decision is None:
             return None
         try:
-            model = routed.select(self.service.facts(routed, given.request_id)).model
-            weights = ""  # of another server's model nobody knows the version
+            chosen = routed.select(self.service.facts(routed, given.request_id)).candidate
+            weights, model = "", chosen.model  # of another server's model nobody knows the version
             if given.router.targets[model].upstream is None:
                 weights = await local_weights(self.local, given.http.scope)
         except (NoModelError, UpstreamError):
             return None  # whoever sends it says why
+        body = with_reasoning(prepared.body, given.api, chosen.reasons)
+        prepared = replace(prepared, body=body)
         source = Source(
             recipe=routed.recipe.name,
             decision=routed.decision.name,
@@ -135,7 +138,8 @@ class _Work:
             weights=weights,
             headers=prepared.headers,
         )
-        return cached_of(given, routed, prepared, source, decider, self.service.answers)
+        answers = self.service.answers
+        return cached_of(given, routed, prepared, source, chosen.name, decider, answers)
 
     async def sent(self, opened: AsyncExitStack, cache: str) -> Sent:
         """The answer of a model that has begun; `opened` ends it.
@@ -152,7 +156,8 @@ class _Work:
 
         def call_of(candidate: Candidate) -> tuple[Upstream, Call]:
             target = given.router.targets[candidate.model]
-            call = given.call(target, prepared.body, changed=changed)
+            body = with_reasoning(prepared.body, given.api, candidate.reasons)
+            call = given.call(target, body, changed=changed)
             return target.upstream or self.local, call
 
         def facts() -> Facts:

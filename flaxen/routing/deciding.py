@@ -247,9 +247,13 @@ def _choices(
 ) -> tuple[tuple[Candidate, ...], Policy]:
     """The models of a decision; one that names none has the default model."""
     default = config.providers.defaults.model
-    if default and not decision.modelRefs:
+    is_default = bool(default) and not decision.modelRefs
+    if is_default:
         decision = replace(decision, modelRefs=(ModelRef(model=default),), algorithm=None)
-    return candidates_of(config, recipe, decision), policy_of(config, recipe, decision)
+    candidates = candidates_of(config, recipe, decision)
+    if is_default:  # nothing says how it reasons
+        candidates = tuple(replace(each, reasons=None) for each in candidates)
+    return candidates, policy_of(config, recipe, decision)
 
 
 def signal_settings(config: RouterConfig) -> SignalSettings:

@@ -56,6 +56,8 @@ def _headers(
     if selected is not None:
         yield "selected-algorithm", selected.method
         yield "selected-model", selected.model
+        if is_debug and (reasons := selected.candidate.reasons) is not None:
+            yield "selected-reasoning", "on" if reasons.is_on else "off"
         warnings["selection_fallback"] = bool(selected.fallback)
         warnings["failover"] = bool(failed)
     yield "response-warnings", ",".join(name for name, is_so in warnings.items() if is_so)

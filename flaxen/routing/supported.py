@@ -51,8 +51,6 @@ def _problems(
         yield "api_keys of listeners are for flaxen route; flaxen serve has --api-key: remove them"
     if len(config.listeners) > 1:
         yield f"there are {len(config.listeners)} listeners, and there may be one"
-    if config.providers.defaults.reasoning_effort:
-        yield "providers.defaults.reasoning_effort says how models reason, which is not done here"
     for model in config.providers.models:
         if model.api_format == "anthropic":
             yield f"{model.name} has api_format anthropic, and requests are not translated"
@@ -98,6 +96,3 @@ def _of_decision(config: RouterConfig, decision: Decision) -> Iterator[str]:
     has_model = decision.modelRefs or config.providers.defaults.model
     if not has_model and "fast_response" not in plugins:
         yield "names no model, and there is no providers.defaults.model: add modelRefs"
-    for ref in decision.modelRefs:
-        if ref.use_reasoning or ref.reasoning_mode or ref.reasoning_effort:
-            yield f"says how {ref.model} reasons, which is not done here: remove what says it"

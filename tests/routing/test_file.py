@@ -54,11 +54,6 @@ async def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> R
             "has shadow_dispatch with capture_response_body, and answers are not kept: remove it",
         ),
         (
-            "{model: large}",
-            "{model: large, use_reasoning: true}",
-            "says how large reasons, which is not done here",
-        ),
-        (
             'backend_refs: [{endpoint: "large:1"}]',
             "backend_refs: []",
             "the model large is not served in this process, and has no backend_refs",
@@ -72,11 +67,6 @@ async def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> R
             "version: v0.3",
             "version: v0.3\nglobal: {router: {skip_processing: {enabled: true}}}",
             "global.router.skip_processing is enabled, which is not here yet: write enabled: false",
-        ),
-        (
-            "defaults: {model: small}",
-            "defaults: {model: small, reasoning_effort: high}",
-            "providers.defaults.reasoning_effort says how models reason, which is not done here",
         ),
         (
             _HERE,

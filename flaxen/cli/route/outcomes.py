@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flaxen.router.decisions.deciding import Decided, Deciding
 from flaxen.router.decisions.tree import SignalKey
 from flaxen.router.plugins.preparing import signals_of
+from flaxen.router.reasoning import Reasons
 from flaxen.router.request import RoutedRequest
 from flaxen.router.selection.candidate import Facts
 from flaxen.router.selection.selected import NoModelError
@@ -34,6 +35,7 @@ class Outcome:
         as unknown.
       found: what signals found, those that the decision's plugins act on too.
       model, reason: what was chosen, "" if nothing, and why.
+      reasons: how it is told to reason.
     """
 
     deciding: Deciding
@@ -42,6 +44,7 @@ class Outcome:
     found: Mapping[SignalKey, Found]
     model: str
     reason: str
+    reasons: Reasons | None = None
 
     @property
     def decision(self) -> str:
@@ -107,28 +110,29 @@ class Outcomes:
             keys = signals_of([plugin.configuration for plugin in plugins])
             if wanted := [SignalKey(*key) for key in keys if key not in found]:
                 found |= self._learned(request, recipe.name, wanted)
-        model, reason = self._select(request, recipe, decided, seed)
-        return Outcome(deciding, decided, frozenset(missing), found, model, reason)
+        chosen = self._select(request, recipe, decided, seed)
+        return Outcome(deciding, decided, frozenset(missing), found, *chosen)
 
     def _select(
         self, request: RoutedRequest, recipe: Recipe, decided: Decided, seed: str
-    ) -> tuple[str, str]:
-        """The model, and why."""
+    ) -> tuple[str, str, Reasons | None]:
+        """The model, why, and how it is told to reason."""
         default = self.config.providers.defaults.model
         if decided.fails:
             names = ", ".join(map(str, decided.unknown))
-            return "", f"refused: {names} unknown, and on_unknown is fail_request"
+            return "", f"refused: {names} unknown, and on_unknown is fail_request", None
         if decided.rules is None:
-            return default, "no decision matches"
+            return default, "no decision matches", None
         decision = recipe.decisions[decided.rules.name]
         if any(plugin.type == "fast_response" for plugin in decision.plugins):
-            return "", "fast_response answers"
+            return "", "fast_response answers", None
         candidates = candidates_of(self.config, recipe, decision)
         if not candidates and default:
-            return default, "the decision names no models"
+            return default, "the decision names no models", None
         try:
             policy = policy_of(self.config, recipe, decision)
             selected = select(request, candidates, policy, Facts(seed=seed))
         except NoModelError as error:
-            return "", str(error)
-        return selected.model, f"{selected.method}: {selected.reason}"
+            return "", str(error), None
+        told = f"{selected.method}: {selected.reason}"
+        return selected.model, told, selected.candidate.reasons

@@ -29,6 +29,7 @@ def preview(
     with 1 if the request would be refused.
     """
     from flaxen.router.plugins.preparing import Asked, prepare
+    from flaxen.router.reasoning import with_reasoning
 
     body, request, recipe, outcome = decide(file, options, learned)
     name = outcome.decision
@@ -56,7 +57,9 @@ def preview(
         if text:
             print(f"{what}: {text}")
     if shows_body and not reply:
-        print(json.dumps({**prepared.body, "model": model}, ensure_ascii=False, indent=2))
+        reasons = None if prepared.model else outcome.reasons
+        sent = with_reasoning(prepared.body, options.api, reasons)
+        print(json.dumps({**sent, "model": model}, ensure_ascii=False, indent=2))
     if outcome.decided.fails or (reply and reply.status >= 400):
         raise SystemExit(1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flaxen.router.reasoning import Reasons
 from flaxen.router.selection.neighbours import Examples
 from flaxen.router.signals.settings import CountTokens
 
@@ -44,6 +45,7 @@ class Candidate:
       capabilities: what else it says that it can, such as tools and structured_output.
       context_window, max_output_tokens: its limits in tokens; None: not said.
       count_tokens: counts by its own tokenizer; None estimates from bytes.
+      reasons: how it is told to reason; None: it is not.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Candidate:
     context_window: int | None = None
     max_output_tokens: int | None = None
     count_tokens: CountTokens | None = None
+    reasons: Reasons | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
