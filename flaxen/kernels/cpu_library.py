@@ -75,7 +75,7 @@ def start(
     Raises:
       ValueError: the ISA is unknown or the machine lacks it, num_threads is below 1, or a later
           call has a path.
-      RuntimeError: the library was not built.
+      RuntimeError: the library was not built, or from another version of flaxen.
     """
     if num_threads is not None and num_threads < 1:
         raise ValueError(f"the number of threads must be at least 1, got {num_threads}")
@@ -181,11 +181,17 @@ def _load(path: Path | None) -> ctypes.CDLL:
     if path is None:
         raise RuntimeError(missing_reason())
     loaded = ctypes.CDLL(str(path))
-    loaded.flaxen_chosen_isa.restype = ctypes.c_char_p
-    loaded.flaxen_peak_flops.restype = ctypes.c_double
-    for name in _TARGETS:
-        handler = jax.ffi.pycapsule(getattr(loaded, f"flaxen_{name}"))
-        jax.ffi.register_ffi_target(f"flaxen_{name}", handler, platform="cpu")
+    try:
+        loaded.flaxen_chosen_isa.restype = ctypes.c_char_p
+        loaded.flaxen_peak_flops.restype = ctypes.c_double
+        handlers = {f"flaxen_{name}": loaded[f"flaxen_{name}"] for name in _TARGETS}
+    except AttributeError as error:  # the Python files are newer than what was built beside them
+        raise RuntimeError(
+            f"{path} was built from another version of flaxen ({error}): build it again, by "
+            "installing flaxen with pip's options --force-reinstall --no-deps --no-cache-dir"
+        ) from error
+    for name, handler in handlers.items():
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     loaded.flaxen_set_num_threads(len(os.sched_getaffinity(0)))
     return loaded
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import _ctypes
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -68,6 +71,18 @@ def test_a_process_has_one_library(isa: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the C\+\+ kernels are loaded already: give the path of"):
         cpu_library.start(path=tmp_path / "another.so")
     assert cpu_library.isa() == isa
+
+
+def test_a_library_of_another_version_is_refused_with_what_to_do() -> None:
+    start = (
+        "import sys; from pathlib import Path; from flaxen.kernels import cpu_library\n"
+        "cpu_library.start(path=Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", start, _ctypes.__file__]  # a library without our functions
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"RuntimeError: {_ctypes.__file__} was built from another version of")
+    assert "build it again, by installing flaxen with pip's options --force-reinstall" in last
 
 
 def test_there_are_as_many_threads_as_asked_for(isa: str, num_threads: int) -> None:
