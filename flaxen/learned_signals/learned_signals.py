@@ -14,6 +14,7 @@ from flaxen.learned_signals.windows import Vectors
 from flaxen.protocol import EngineBrokenError, EngineBusyError, EngineClosedError
 from flaxen.router.decisions.tree import SignalKey
 from flaxen.router.request import RoutedRequest
+from flaxen.router.selection.neighbours import Examples
 from flaxen.router.signals.found import Found, unknown
 
 # What says why a signal is unknown, and is no fault of ours.
@@ -28,7 +29,12 @@ class LearnedSignals:
       finders: by the type of conditions.
       heads: all of them.
       timeout_s: after which a signal is unknown. What is computed then is kept for the next time.
+
+    Attributes:
+      examples: what requests are compared to by the algorithm knn; None: nothing.
     """
+
+    examples: Examples | None = None
 
     def __init__(
         self,

@@ -11,9 +11,13 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from flaxen.router.selection.neighbours import Examples
 from flaxen.router.signals.kinds import KINDS, Cost
 from flaxen.router_config.recipe import Recipe
 from flaxen.router_config.router_config import RouterConfig
+from flaxen.routing.answered import read_answered
 from flaxen.routing.deciding import LearnedSignals, used_rules
 
 if TYPE_CHECKING:
@@ -74,7 +78,14 @@ class SignalsOfFile:
         from flaxen.learned_signals.making import learned_signals
 
         catalog, rules = config.settings.model_catalog, used_rules(recipe)
-        return await learned_signals(encoder, rules, catalog, heads, timeout_s=self._timeout_s)
+        found = await learned_signals(encoder, rules, catalog, heads, timeout_s=self._timeout_s)
+        knn = config.settings.router.model_selection.ml.knn
+        if recipe.has_neighbours and knn.pretrained_path:
+            answered = await asyncio.to_thread(read_answered, Path(knn.pretrained_path))
+            queries, models, scores = zip(*answered, strict=True)
+            vectors = await encoder.pooled(queries)
+            found.examples = Examples(vectors, models, np.array(scores, np.float32), knn.k)
+        return found
 
     def close(self) -> None:
         """Ends the encoder's engine."""

@@ -50,7 +50,14 @@ class Recipe:
     @property
     def compares(self) -> bool:
         """Whether requests are compared by embeddings, beside what signals do."""
-        return any(isinstance(each, ResponseCache) and each.compares for each in self._plugins)
+        caches = (each for each in self._plugins if isinstance(each, ResponseCache))
+        return self.has_neighbours or any(each.compares for each in caches)
+
+    @property
+    def has_neighbours(self) -> bool:
+        """Whether a decision chooses by requests that are alike."""
+        kinds = (each.algorithm and each.algorithm.type for each in self.routing.decisions)
+        return "knn" in kinds
 
     @property
     def _plugins(self) -> list[Any]:

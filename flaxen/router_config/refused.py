@@ -32,7 +32,9 @@ from flaxen.router_config.settings import (
     Authorization,
     CacheStore,
     Integrations,
+    LearnedSelection,
     Learning,
+    ModelSelection,
     Off,
     ReplayLog,
     RouterSettings,
@@ -116,7 +118,14 @@ REFUSED: Mapping[type, Mapping[str, str]] = {
     ComplexityRule: {"composer": "write its conditions beside the level, in a decision's AND"},
     RouterSettings: {
         "streamed_body": f"{_ENVOY}, and streams are never collected",
-        "model_selection": "the algorithm stands in each decision",
+    },
+    ModelSelection: _each(
+        "the algorithm stands in each decision",
+        *("method", "enabled", "router_dc", "automix", "hybrid"),
+    ),
+    LearnedSelection: {
+        **_each(_OWN_HEADS, "models_path", "model_type", "embedding_dim"),
+        **{name: REFUSED_ALGORITHMS[name] for name in ("kmeans", "svm", "mlp")},
     },
     Tuning: {"progress_gate": "a switch is priced by turns and the cached prefix alone"},
     Learning: {"state_store": _ONE_MACHINE},

@@ -85,6 +85,36 @@ class Learning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Neighbours:
+    """What the algorithm knn compares requests to.
+
+    Attributes:
+      k: how many of the nearest count.
+      pretrained_path: a file of answered requests, as the reference's benchmark writes it.
+    """
+
+    k: int = 5
+    pretrained_path: str = ""
+
+    def __post_init__(self) -> None:
+        check_at_least("k", self.k, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedSelection:
+    """Algorithms that read a file."""
+
+    knn: Neighbours = Neighbours()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSelection:
+    """What algorithms share; which one chooses stands in each decision."""
+
+    ml: LearnedSelection = LearnedSelection()
+
+
+@dataclass(frozen=True, kw_only=True)
 class RouterSettings:
     """How requests reach a recipe.
 
@@ -102,6 +132,7 @@ class RouterSettings:
     clear_route_cache: bool = True
     skip_processing: SkipProcessing = SkipProcessing()
     learning: Learning = Learning()
+    model_selection: ModelSelection = ModelSelection()
     fallback: Fallback | None = None
 
     @property

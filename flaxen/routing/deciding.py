@@ -17,6 +17,7 @@ from flaxen.router.decisions.tree import SignalKey
 from flaxen.router.plugins.preparing import signals_of
 from flaxen.router.request import RoutedRequest
 from flaxen.router.selection.candidate import Candidate, Facts
+from flaxen.router.selection.neighbours import Examples
 from flaxen.router.selection.selected import Selected
 from flaxen.router.selection.selecting import SESSION, Policy, select
 from flaxen.router.selection.sticking import Session
@@ -41,7 +42,13 @@ _NO_DECISION = Decision(name="-")
 
 
 class LearnedSignals(Protocol):
-    """The signals of a recipe that a model finds."""
+    """The signals of a recipe that a model finds.
+
+    Attributes:
+      examples: what its requests are compared to by knn; None if nothing is.
+    """
+
+    examples: Examples | None
 
     async def find(
         self, request: RoutedRequest, wanted: Sequence[tuple[str, str]]
@@ -89,6 +96,7 @@ class Routed:
       evaluation: for explanations.
       decide_s: the seconds that deciding took.
       session: the conversation that it continues, if that is known.
+      query: the embedding of the user's last text, where an algorithm compares it to examples.
     """
 
     request: RoutedRequest
@@ -102,6 +110,8 @@ class Routed:
     evaluation: Deciding
     decide_s: float
     session: Session | None = None
+    query: Vector | None = None
+    examples: Examples | None = None
 
     @property
     def name(self) -> str:
@@ -201,6 +211,7 @@ class RecipeDecider:
         candidates, policy = self._choices[(decision or _NO_DECISION).name]
         found = evaluation.known.found
         plugins = () if decision is None else (each.configuration for each in decision.plugins)
+        compares = policy.algorithm.type == "knn" and len(candidates) > 1
         wanted = [SignalKey(*key) for key in signals_of(plugins) if key not in found]
         return Routed(
             request=request,
@@ -212,6 +223,8 @@ class RecipeDecider:
             fallback=self._fallback,
             found={**found, **(await self._find_learned(request, wanted) if wanted else {})},
             evaluation=evaluation,
+            query=await self.vector(request.current_user) if compares else None,
+            examples=self._learned.examples if compares and self._learned else None,
             decide_s=time.perf_counter() - begin_s,
         )
 

@@ -170,4 +170,4 @@ class RoutingService:
         models = {each.model for each in routed.candidates}
         models |= {routed.session.candidate.model} if routed.session else set()
         live = {model: observed[model].live(now, circuit) for model in models}
-        return Facts(live=live, seed=request_id)
+        return Facts(live=live, seed=request_id, query=routed.query, examples=routed.examples)

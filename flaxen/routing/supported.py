@@ -13,7 +13,6 @@ from flaxen.router_config.router_config import RouterConfig
 
 _LEARNED = {kind.condition for kind in KINDS if kind.cost is Cost.LEARNED}
 _ALGORITHMS = {
-    "knn": "it needs embeddings of requests, which are not computed here",
     "confidence": "a cascade reads the log-probabilities of answers, which is not done here",
     **dict.fromkeys(SEVERAL_MODELS, "it asks several models, and one request goes to one"),
 }
@@ -69,7 +68,13 @@ def _problems(
         if recipe.compares and name not in learned:
             yield (
                 f"the recipe {name} compares requests by embeddings, which need a model for "
-                "signals, and there is none here: write mode: exact in its response_cache"
+                "signals, and there is none here: write mode: exact in its response_cache, and "
+                "another algorithm than knn"
+            )
+        if recipe.has_neighbours and not settings.router.model_selection.ml.knn.pretrained_path:
+            yield (
+                f"the recipe {name} has the algorithm knn, which compares requests to answered "
+                "ones: name their file in global.router.model_selection.ml.knn.pretrained_path"
             )
         for decision in recipe.routing.decisions:
             where = f"the decision {decision.name} of the recipe {name}"

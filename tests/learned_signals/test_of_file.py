@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -194,6 +195,43 @@ def test_a_cache_of_similar_answers_opens_the_encoder(
     assert np.array_equal(run(decider.vector("the sky")), vectors[0])
     compiled(router_file(tmp_path, opened), PLAIN.replace(fast, cache[:-2] + ", mode: exact}}"))
     assert opened.num_opened == 1
+
+
+def test_requests_are_compared_to_answered_ones(make_encoder: MakeEncoder, tmp_path: Path) -> None:
+    file, encoder = tmp_path / "answered.jsonl", make_encoder()
+    rows = [("the sky is blue", "small", 0.25), ("a fish", "large", 1.0), ("a sea", "large", 0.5)]
+    file.write_text(
+        "".join(
+            json.dumps({"query": q, "model_name": m, "performance": p, "response": ""}) + "\n\n"
+            for q, m, p in rows
+        )
+    )
+    text = (
+        PLAIN.replace(
+            "plugins: [{type: fast_response, configuration: {message: Take a coat.}}]",
+            "algorithm: {type: knn}\n      modelRefs: [{model: small}, {model: large}]",
+        )
+        .replace("gt: 9", "gt: 0")
+        .replace("models: [", 'models: [{name: large, backend_refs: [{endpoint: "h:2"}]}, ')
+        + f"  router: {{model_selection: {{ml: {{knn: {{k: 1, pretrained_path: {file}}}}}}}}}\n"
+    )
+    service = compiled(router_file(tmp_path, Opened(encoder)), text)
+
+    def chosen(text: str) -> tuple[str, str]:
+        asked = {"text": text, "model": "auto"}
+        found = post(proxy_app(service), "/api/v1/routing/preview", asked).json()
+        return found["selected_model"], found["selection_method"]
+
+    for query, model, _ in rows:
+        assert chosen(query) == (model, "knn")
+    for wrong, message in (
+        ('{"vectors": [[0, 1]]}', "line 1: it must be an object with query, model_name and perf"),
+        ('{"query": "a", "model_name": "b", "performance": 2}', "give a query, and a performance"),
+        ("\n", "has no line, so that no request is alike to another"),
+    ):
+        file.write_text(wrong)
+        with pytest.raises(ValueError, match=message):
+            compiled(router_file(tmp_path, Opened(encoder)), text)
 
 
 def test_what_no_head_finds_is_refused(make_encoder: MakeEncoder, tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ async def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> R
         (
             _HERE,
             _HERE + "\n      algorithm: {type: knn}",
-            "the decision math of the recipe default has the algorithm knn: it needs embeddings",
+            "the recipe default has the algorithm knn, which compares requests to answered ones: "
+            "name their file in global.router.model_selection.ml.knn.pretrained_path",
         ),
         (
             _HERE,

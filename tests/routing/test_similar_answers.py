@@ -10,6 +10,7 @@ import pytest
 
 from flaxen.router.decisions.tree import SignalKey
 from flaxen.router.request import RoutedRequest
+from flaxen.router.selection.neighbours import Examples
 from flaxen.router.signals.found import Found
 from flaxen.routing.deciding import Vector
 from tests.routing.fakes import FakeProxy, make_proxy, with_plugins
@@ -25,6 +26,7 @@ class Embedding:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.examples: Examples | None = None
 
     async def find(
         self, request: RoutedRequest, wanted: Sequence[tuple[str, str]]

@@ -135,4 +135,5 @@ class Outcomes:
         except NoModelError as error:
             return "", str(error), None
         told = f"{selected.method}: {selected.reason}"
+        told += f" ({selected.fallback})" if selected.fallback else ""
         return selected.model, told, selected.candidate.reasons

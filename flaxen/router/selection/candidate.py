@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flaxen.router.reasoning import Reasons
 from flaxen.router.selection.neighbours import Examples
 from flaxen.router.signals.settings import CountTokens
@@ -102,7 +105,7 @@ class Facts:
 
     live: Mapping[str, Live] = field(default_factory=dict)
     seed: str = ""
-    query: Sequence[float] | None = None
+    query: Sequence[float] | NDArray[np.float32] | None = None
     examples: Examples | None = None
 
     def of(self, candidate: Candidate) -> Live:

@@ -17,6 +17,7 @@ class Examples:
       vectors: float [examples, dimensions], their embeddings; none is zero.
       models: what answered each.
       scores: float [examples], how good each answer was, from 0 to 1.
+      k: how many of them, the nearest, count for a request.
 
     Raises:
       ValueError: the three are not of one length, or a vector is zero.
@@ -25,6 +26,7 @@ class Examples:
     vectors: NDArray[np.float32]
     models: tuple[str, ...]
     scores: NDArray[np.float32]
+    k: int = 5
 
     def __post_init__(self) -> None:
         lengths = len(self.vectors), len(self.models), len(self.scores)
@@ -35,9 +37,9 @@ class Examples:
 
 
 def votes(
-    examples: Examples, query: Sequence[float], models: Collection[str], k: int
+    examples: Examples, query: Sequence[float] | NDArray[np.float32], models: Collection[str]
 ) -> dict[str, float]:
-    """What the k nearest examples say of models: the sum of cosine times score, of each model, as a
+    """What the nearest examples say of models: the sum of cosine times score, of each model, as a
     share of all. Only examples of these models count, and of equals the first.
 
     Returns:
@@ -58,7 +60,7 @@ def votes(
     lengths = np.linalg.norm(kept, axis=1) * max(float(np.linalg.norm(vector)), 1e-30)
     cosines = (kept @ vector) / lengths
     totals: dict[str, float] = {}
-    for index in np.argsort(-cosines, kind="stable")[:k]:
+    for index in np.argsort(-cosines, kind="stable")[: examples.k]:
         value = max(float(cosines[index]), 0.0) * float(examples.scores[rows[index]])
         if value > 0:
             model = examples.models[rows[index]]

@@ -15,7 +15,6 @@ from flaxen.router.selection.candidate import Candidate, Facts
 from flaxen.router.selection.neighbours import votes
 from flaxen.router.selection.selected import Excluded, UnrankedError
 
-NUM_NEIGHBOURS = 5
 _LEAST_MS = 1e-3  # less is not told apart, so that nothing is divided by zero
 
 
@@ -141,7 +140,7 @@ def by_neighbours(pool: Sequence[Candidate], facts: Facts) -> Ranking:
         raise UnrankedError("the request has no embedding")
     if facts.examples is None:
         raise UnrankedError("there are no examples to compare the request to")
-    shares = votes(facts.examples, facts.query, {each.model for each in pool}, NUM_NEIGHBOURS)
+    shares = votes(facts.examples, facts.query, {each.model for each in pool})
     if not shares:
         raise UnrankedError("no example of the candidates is alike to the request")
     scores = {each.name: shares.get(each.model, 0.0) for each in pool}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,11 @@ def test_neighbours_vote_by_likeness_and_score() -> None:
     root = 0.5**0.5
     assert selected.scores == pytest.approx({"a": 0.5 / (0.5 + root), "b": root / (0.5 + root)})
     assert selected.model == "b"
+    nearest = replace(examples, k=1)  # of those that are candidates
+    assert _select([A, B], NEAREST, Facts(query=[3.0, 0.0], examples=nearest)).scores == {
+        "a": 1.0,
+        "b": 0.0,
+    }
 
 
 @pytest.mark.parametrize(
