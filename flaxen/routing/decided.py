@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 from starlette.responses import Response
 
@@ -16,13 +18,16 @@ from flaxen.router.plugins.preparing import Asked, Prepared, prepare
 from flaxen.router.plugins.reply import Json, Reply
 from flaxen.router.reasoning import with_reasoning
 from flaxen.router.requests.readers import read_request
+from flaxen.router.selection.algorithms import Confidence
 from flaxen.router.selection.candidate import Candidate, Facts
+from flaxen.router.selection.logprobs import with_logprobs
 from flaxen.router.selection.selected import NoModelError
 from flaxen.routing.caching import Cached, cached_of
+from flaxen.routing.cascading import first_sure, is_cascade
 from flaxen.routing.deciding import RecipeDecider, Routed
 from flaxen.routing.dispatch import Sent
 from flaxen.routing.given import Given
-from flaxen.routing.headers import path_headers, routed_headers
+from flaxen.routing.headers import cascade_headers, path_headers, routed_headers
 from flaxen.routing.models import local_weights
 from flaxen.routing.sending import send_answer
 from flaxen.routing.service import Outcome, RoutingService
@@ -90,6 +95,7 @@ async def answer_decided(
             if cached is not None and flight is not None:
                 answer = cached.kept(answer, candidate.name, flight)
         told = routed_headers(routed, sent.selected, sent.failed, is_debug=work.is_debug)
+        told += cascade_headers(sent)
         await send_answer(given.http, given.send, answer, path_headers("upstream") + told)
     return True
 
@@ -151,20 +157,35 @@ class _Work:
         outcome = replace(self.outcome, cache=cache)
 
         def changed(headers: Mapping[str, str]) -> dict[str, str]:
-            plain = {"accept-encoding": "identity"} if cache or given.api == "responses" else {}
+            is_read = cache or given.api == "responses" or cascade is not None
+            plain = {"accept-encoding": "identity"} if is_read else {}
             return prepared.headers.applied(headers) | plain
 
         def call_of(candidate: Candidate) -> tuple[Upstream, Call]:
             target = given.router.targets[candidate.model]
             body = with_reasoning(prepared.body, given.api, candidate.reasons)
+            if cascade is not None:
+                body = with_logprobs(body, given.api, cascade)
             call = given.call(target, body, changed=changed)
             return target.upstream or self.local, call
 
         def facts() -> Facts:
             return service.facts(self.routed, given.request_id)
 
+        def has_more(asked: Mapping[str, str]) -> bool:
+            with contextlib.suppress(NoModelError):
+                return bool(self.routed.select(facts(), asked=asked))
+            return False
+
+        cascade: Confidence | None = None
         try:
-            sent = await service.dispatcher.send(self.routed, facts, call_of, opened)
+            if is_cascade(self.routed.select(facts())):
+                cascade = self.routed.policy.algorithm.confidence
+            ask = partial(service.dispatcher.send, self.routed, facts, call_of, opened)
+            if cascade is None:
+                sent = await ask()
+            else:
+                sent = await first_sure(ask, has_more, opened, cascade, given.api, given.body)
         except (NoModelError, ApiError) as error:
             told = _no_model(error) if isinstance(error, NoModelError) else error
             service.tell(replace(outcome, path="error", error=told))

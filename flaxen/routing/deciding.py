@@ -146,10 +146,21 @@ class Routed:
         candidate = Candidate(name=model, model=model)
         return replace(self, candidates=(candidate,), policy=Policy(), session=None)
 
-    def select(self, facts: Facts, failed: Mapping[str, str] | None = None) -> Selected:
+    def select(
+        self,
+        facts: Facts,
+        failed: Mapping[str, str] | None = None,
+        asked: Mapping[str, str] | None = None,
+    ) -> Selected:
         """Selects a model, as `select` of the router says."""
         selected = select(
-            self.request, self.candidates, self.policy, facts, session=self.session, failed=failed
+            self.request,
+            self.candidates,
+            self.policy,
+            facts,
+            session=self.session,
+            failed=failed,
+            asked=asked,
         )
         is_default = self.decision is None or not self.decision.modelRefs
         is_default = is_default and selected.method != SESSION

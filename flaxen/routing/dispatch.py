@@ -25,11 +25,16 @@ _LATE = "it did not begin to answer within"
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """An answer that has begun: of which model and why, and why others failed before, by name."""
+    """An answer that has begun: of which model and why, and why others failed before, by name.
+
+    Attributes:
+      asked: the candidates of a cascade whose answers were not sure enough, by name.
+    """
 
     selected: Selected
     failed: Mapping[str, str]
     answer: Answer
+    asked: tuple[str, ...] = ()
 
 
 class Dispatcher:
@@ -44,6 +49,7 @@ class Dispatcher:
         facts: Callable[[], Facts],
         call_of: Callable[[Candidate], tuple[Upstream, Call]],
         opened: AsyncExitStack,
+        asked: Mapping[str, str] | None = None,
     ) -> Sent:
         """Returns the first answer that begins and is no failure, or the last failure; `opened`
         ends it.
@@ -54,6 +60,7 @@ class Dispatcher:
         Args:
           facts: what is known of models now.
           call_of: where a candidate is, and what it is asked.
+          asked: candidates of a cascade that are not asked again, by name, and why.
 
         Raises:
           NoModelError: no model may answer.
@@ -64,7 +71,7 @@ class Dispatcher:
         refused: Sent | None = None
         for _ in range(fallback.max_attempts if fallback.enabled else 1):
             try:
-                selected = routed.select(facts(), failed)
+                selected = routed.select(facts(), failed, asked)
             except NoModelError:
                 if not failed:
                     raise
@@ -81,7 +88,7 @@ class Dispatcher:
             sent = Sent(selected=selected, failed=dict(failed), answer=answer)
             if answer.status not in fallback.retryable_status_codes:
                 return sent
-            refused = replace(sent, answer=await _kept(answer))
+            refused = replace(sent, answer=await kept_error(answer))
             await opened.aclose()
             failed[selected.model] = f"status {answer.status}"
         if refused is None:
@@ -134,7 +141,7 @@ def no_answer(failed: Mapping[str, str]) -> ApiError:
     return later(status, f"no model answered: {told}", "upstream_failed")
 
 
-async def _kept(answer: Answer) -> Answer:
+async def kept_error(answer: Answer) -> Answer:
     """An error with its body read, so that its request can end while others are tried."""
     body = b""
     with contextlib.suppress(UpstreamError):  # what came of it is passed on

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from flaxen.router.selection.selected import Selected
 from flaxen.router.signals.kinds import KINDS
 from flaxen.routing.deciding import Routed
+from flaxen.routing.dispatch import Sent
 from flaxen.routing.upstream import Headers
 
 _SAFE = " !#$&'()*+,-./:;<=>?@[]^_`{|}~"  # beside letters and digits; others are written as %XX
@@ -43,6 +44,14 @@ def routed_headers(
         for name, value in _headers(routed, selected, failed, is_debug)
         if value
     )
+
+
+def cascade_headers(sent: Sent) -> Headers:
+    """Those of an answer before which others of a cascade were not sure enough."""
+    if not sent.asked:
+        return ()
+    names = ",".join((*sent.asked, sent.selected.candidate.name))
+    return (("x-vsr-looper-models-used", quote(names, safe=_SAFE)),)
 
 
 def _headers(

@@ -25,6 +25,7 @@ _COUNTERS = {
     "model_selection": ("Models that were selected.", "method", "model", "decision"),
     "model_selection_fallback": ("Selections without their algorithm.", "method", "decision"),
     "model_failures": ("Models that failed a request that another then got.", "model"),
+    "model_escalations": ("Answers that were not sure enough.", "model", "decision"),
     "cache_plugin_hits": ("Answers from the cache.", "decision_name"),
     "cache_plugin_misses": ("Requests that were not in the cache.", "decision_name"),
     "shadow_dispatches": ("Copies of requests to other models.", "model", "outcome"),
@@ -93,6 +94,8 @@ class RouterMetrics:
                 self._count("model_selection_fallback", sent.selected.method, routed.name)
             for model in sent.failed:
                 self._count("model_failures", model)
+            for name in sent.asked:
+                self._count("model_escalations", name, routed.name)
 
     async def page(self, service: RoutingService, local: Upstream, http: Request) -> Response:
         """Answers GET /metrics: the page of the application behind the router, and these."""

@@ -15,6 +15,7 @@ from flaxen.router.decisions.tree import SignalKey
 from flaxen.router.requests.readers import read_request
 from flaxen.router.selection.selected import NoModelError, Selected
 from flaxen.router.signals.kinds import KINDS
+from flaxen.routing.cascading import is_cascade
 from flaxen.routing.decided import prepared_of
 from flaxen.routing.deciding import Routed
 from flaxen.routing.headers import path_headers, routed_headers
@@ -115,7 +116,8 @@ def _told(service: RoutingService, routed: Routed, body: Json, seed: str, explai
     else:
         try:
             selected = routed.select(service.facts(routed, seed))
-            status = "fallback" if selected.fallback else "selected"
+            status = "execution_required" if is_cascade(selected) else "selected"
+            status = "fallback" if selected.fallback else status
         except NoModelError as no_model:
             path, status, reason = "error", "unavailable", str(no_model)
     result = None

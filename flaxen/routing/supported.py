@@ -12,10 +12,6 @@ from flaxen.router_config.decision import Decision
 from flaxen.router_config.router_config import RouterConfig
 
 _LEARNED = {kind.condition for kind in KINDS if kind.cost is Cost.LEARNED}
-_ALGORITHMS = {
-    "confidence": "a cascade reads the log-probabilities of answers, which is not done here",
-    **dict.fromkeys(SEVERAL_MODELS, "it asks several models, and one request goes to one"),
-}
 
 
 def check_supported(
@@ -90,8 +86,8 @@ def _problems(
 
 def _of_decision(config: RouterConfig, decision: Decision) -> Iterator[str]:
     kind = decision.algorithm.type if decision.algorithm else "static"
-    if kind in _ALGORITHMS:
-        yield f"has the algorithm {kind}: {_ALGORITHMS[kind]}"
+    if kind in SEVERAL_MODELS:
+        yield f"has the algorithm {kind}: it joins the answers of several models"
     plugins = {plugin.type: plugin.configuration for plugin in decision.plugins}
     shadow = plugins.get("shadow_dispatch")
     if shadow and shadow.enabled and shadow.capture_response_body:

@@ -40,12 +40,14 @@ def split(
     requirements: CandidateRequirements,
     facts: Facts,
     failed: Mapping[str, str],
+    asked: Mapping[str, str] | None = None,
 ) -> Split:
     """The candidates that can answer a request, in their order, and the others, each with the first
     reason against it: what never changes comes before what may pass.
 
     Args:
       failed: why models failed this request already, by `model`.
+      asked: why an answer of a cascade did not do, by the candidate's name.
     """
     counts: dict[CountTokens | None, int] = {}  # candidates may share a tokenizer
 
@@ -64,6 +66,8 @@ def split(
         yield from _too_long(request.max_tokens or 1, candidate, num_prompt)
         if candidate.model in failed:
             yield "failed", f"it failed this request: {failed[candidate.model]}"
+        if asked and candidate.name in asked:
+            yield "failed", asked[candidate.name]
         if live.is_open:
             yield "circuit", "its circuit is open, because it failed too often"
 

@@ -10,6 +10,7 @@ from flaxen.router.selection.algorithms import SEVERAL_MODELS, Algorithm, MultiF
 from flaxen.router.selection.candidate import Candidate, Facts
 from flaxen.router.selection.cascade import by_escalation
 from flaxen.router.selection.factors import by_factors
+from flaxen.router.selection.logprobs import APIS as LOGPROBS_APIS
 from flaxen.router.selection.ranking import Ranking, by_latency, by_neighbours, by_score, by_weight
 from flaxen.router.selection.requirements import CandidateRequirements, Split, split
 from flaxen.router.selection.selected import Excluded, NoModelError, Selected, UnrankedError
@@ -35,6 +36,7 @@ def select(
     *,
     session: Session | None = None,
     failed: Mapping[str, str] | None = None,
+    asked: Mapping[str, str] | None = None,
 ) -> Selected:
     """Selects the model that answers a request.
 
@@ -43,6 +45,7 @@ def select(
       session: what the request continues, if that is known.
       failed: why models failed this request before, by `model`. After a failure, select again with
         it: the next best that is left answers.
+      asked: why earlier answers of a cascade did not do, by the candidate's name.
 
     Raises:
       NoModelError: no candidate can answer; too few can; what is continued is at a model that can't
@@ -55,7 +58,7 @@ def select(
         raise NoModelError("the decision names no models")
 
     def sort_out(some: Sequence[Candidate]) -> Split:
-        return split(request, some, policy.requirements, facts, failed or {})
+        return split(request, some, policy.requirements, facts, failed or {}, asked)
 
     able = sort_out(candidates)
     held = session and hold(request, session, policy.stickiness)
@@ -162,6 +165,8 @@ def _ranked(
             return by_neighbours(pool, facts)
         if algorithm.type == "confidence":
             assert algorithm.confidence is not None
+            if request.api not in LOGPROBS_APIS:
+                raise UnrankedError(f"{request.api} have no log-probabilities that a router reads")
             return by_escalation(pool, algorithm.confidence)
         assert algorithm.type == "static", algorithm.type
         return by_score(pool)

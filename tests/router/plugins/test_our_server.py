@@ -11,6 +11,8 @@ from flaxen.responses_routes.responses import Responses
 from flaxen.responses_routes.routes import all_routes
 from flaxen.responses_routes.stored import MemoryStore
 from flaxen.router.plugins.answers.streams import answer_reply, whole_answer
+from flaxen.router.selection.algorithms import Confidence
+from flaxen.router.selection.logprobs import as_asked, tokens_of, with_logprobs
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
 from tests.responses_routes.serving import SAYS, TEMPLATE
@@ -41,11 +43,15 @@ def without_new(value: Any) -> Any:
     return [without_new(each) for each in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize("api", ASKED)
-def test_a_stream_is_the_whole_answer(api: str) -> None:
+def make_app() -> Any:
     engine = FakeEngine(says=lambda request, index: [*SAYS.encode(), END])
     routes = {**ROUTES, **all_routes(Responses(store=MemoryStore()))}
-    app = create_app(engine, byte_tokenizer(TEMPLATE), ServerConfig(), more_routes=routes)
+    return create_app(engine, byte_tokenizer(TEMPLATE), ServerConfig(), more_routes=routes)
+
+
+@pytest.mark.parametrize("api", ASKED)
+def test_a_stream_is_the_whole_answer(api: str) -> None:
+    app = make_app()
     path, body = ASKED[api]
     body = body | {"model": "fake/model"}
     plain = whole_answer(api, post(app, path, body).content, is_stream=False)
@@ -58,3 +64,30 @@ def test_a_stream_is_the_whole_answer(api: str) -> None:
     assert without_new(whole) == without_new(plain)
     again = answer_reply(api, plain, body | stream).body
     assert whole_answer(api, again, is_stream=True) == plain
+
+
+@pytest.mark.parametrize("api", ["chat", "completions"])
+@pytest.mark.parametrize("method", ["avg_logprob", "margin"])
+def test_a_cascade_reads_log_probabilities_and_leaves_those_that_were_asked_for(
+    api: str, method: Any
+) -> None:
+    app, settings = make_app(), Confidence(confidence_method=method, threshold=0.5)
+    path, given = ASKED[api]
+    given = given | {"model": "fake/model"}
+    for body in (given, {k: v for k, v in given.items() if "logprobs" not in k}):
+        asked = with_logprobs(body, api, settings)
+        answers = [
+            whole_answer(
+                api, post(app, path, asked | {"stream": is_stream}).content, is_stream=is_stream
+            )
+            for is_stream in (False, True)
+        ]
+        assert answers[0] is not None
+        assert answers[1] is not None
+        tokens = tokens_of(answers[0], api, body)
+        assert tokens == tokens_of(answers[1], api, body)
+        assert len(tokens) > 1
+        if method == "margin":
+            assert all(token.second is not None for token in tokens)
+        plain = whole_answer(api, post(app, path, body).content, is_stream=False)
+        assert without_new(as_asked(answers[0], api, body)) == without_new(plain)
