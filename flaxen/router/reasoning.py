@@ -19,14 +19,18 @@ class Reasons:
     Attributes:
       is_on: whether it reasons.
       variables: of the model's chat template.
-      effort: how much, in the API's own field; "": nothing is said there.
-      of_messages: the same where the API is Anthropic's, whose field has no other place.
+      effort: how much; "": nothing is said of it. Where it is not among the variables it stands in
+        the API's own field.
     """
 
     is_on: bool
     variables: Json = field(default_factory=dict)
     effort: str = ""
-    of_messages: str = ""
+
+    @property
+    def own_field(self) -> str:
+        """The effort that stands in the API's own field."""
+        return "" if self.effort in self.variables.values() else self.effort
 
 
 def with_reasoning(body: Json, api: str, reasons: Reasons | None) -> Json:
@@ -43,11 +47,11 @@ def with_reasoning(body: Json, api: str, reasons: Reasons | None) -> Json:
     changed = {name: value for name, value in body.items() if name != _EFFORT}
     if api == "responses":
         given = {k: v for k, v in (body.get("reasoning") or {}).items() if k != "effort"}
-        given |= {"effort": reasons.effort} if reasons.effort else {}
+        given |= {"effort": reasons.own_field} if reasons.own_field else {}
         changed = {k: v for k, v in changed.items() if k != "reasoning"}
         changed |= {"reasoning": given} if given else {}
-    elif reasons.effort:
-        changed[_EFFORT] = reasons.effort
+    elif reasons.own_field:
+        changed[_EFFORT] = reasons.own_field
     if reasons.variables:
         given = body.get("chat_template_kwargs") or {}
         changed["chat_template_kwargs"] = {**given, **reasons.variables}
@@ -60,6 +64,6 @@ def _as_messages(body: Json, reasons: Reasons) -> Json:
     if not (reasons.is_on and asks):  # a client that wants it may say how many tokens it takes
         thinking = {"type": "adaptive" if reasons.is_on else "disabled"}
     output.pop("effort", None)
-    output |= {"effort": reasons.of_messages} if reasons.of_messages else {}
+    output |= {"effort": reasons.effort} if reasons.is_on and reasons.effort else {}
     changed = {k: v for k, v in body.items() if k != "output_config"}
     return {**changed, "thinking": thinking} | ({"output_config": output} if output else {})

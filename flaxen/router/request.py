@@ -97,15 +97,6 @@ class RoutedRequest:
         return len(self.tools)
 
     @cached_property
-    def tool_names(self) -> tuple[str, ...]:
-        return tuple(tool.name for tool in self.tools)
-
-    @cached_property
-    def num_tool_bytes(self) -> int:
-        """The bytes of the tools' definitions as compact JSON in UTF-8."""
-        return sum(num_json_bytes(tool.definition) for tool in self.tools)
-
-    @cached_property
     def modalities(self) -> frozenset[str]:
         """Which of text, image, audio and video the messages bring."""
         return frozenset(
@@ -143,11 +134,6 @@ class RoutedRequest:
     def evaluation_text(self) -> str:
         """The text that signals classify: the current user's, else all that is not a user's."""
         return self.current_user or " ".join(self.non_user)
-
-    @cached_property
-    def context_text(self) -> str:
-        """All that is not a user's, and the current user's text. Earlier turns are not in it."""
-        return " ".join((*self.non_user, *self._user_texts[-1:]))
 
     @property
     def has_assistant_reply(self) -> bool:

@@ -95,12 +95,8 @@ def _candidate(config: RouterConfig, ref: ModelRef) -> Candidate:
         capabilities=frozenset(card.capabilities),
         context_window=card.context_window_size,
         max_output_tokens=card.max_output_tokens,
-        reasons=reasons_of(
-            ref,
-            provider.reasoning,
-            config.providers.defaults.reasoning_effort,
-            is_top_level=provider.is_official,
-        ),
+        api=provider.api,
+        reasons=reasons_of(ref, provider.reasoning, config.providers.defaults.reasoning_effort),
     )
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from flaxen.router.checks import check_at_least, check_between, check_named, seconds
 from flaxen.router_config.reasoning import Reasoning
-
-_OFFICIAL = ("api.openai.com", "openrouter.ai")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +37,7 @@ class BackendRef:
       base_url: the same as a URL, with a path; one of the two is given.
       weight: its share among the servers of the model.
       api_key, api_key_env: the key that it wants, or the variable that has it.
-      auth_header, auth_prefix: how the key is sent.
+      auth_header, auth_prefix: how the key is sent; "" is as the model's api_format has it.
       chat_path: where it answers chats, if not at /v1/chat/completions.
     """
 
@@ -50,7 +47,7 @@ class BackendRef:
     weight: int = 1
     base_url: str = ""
     provider: str = ""
-    auth_header: str = "Authorization"
+    auth_header: str = ""
     auth_prefix: str = "Bearer"
     extra_headers: Mapping[str, str] = field(default_factory=dict)
     chat_path: str = ""
@@ -87,7 +84,8 @@ class Pricing:
 class ProviderModel:
     """A model that can be routed to, by the router's name of it, and its servers.
 
-    Without backend_refs it must be served in this process (`flaxen serve --router`).
+    Without backend_refs it must be served in this process (`flaxen serve --router`). With the
+    api_format anthropic its servers know the Messages API alone.
     """
 
     name: str
@@ -103,9 +101,9 @@ class ProviderModel:
             raise ValueError("all backend_refs have weight 0, so that none is ever used")
 
     @property
-    def is_official(self) -> bool:
-        """Whether a server of it is a provider's, which knows no chat_template_kwargs."""
-        return any(urlsplit(ref.base_url).hostname in _OFFICIAL for ref in self.backend_refs)
+    def api(self) -> str:
+        """The only API that its servers know; "" for no bound."""
+        return "messages" if self.api_format == "anthropic" else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flaxen.router.reasoning import Reasons
@@ -11,8 +10,6 @@ from flaxen.router_config.decision import ModelRef
 
 _EFFORTS = ("reasoning_effort", "top_level_reasoning_effort")
 Mode = Literal["enabled", "disabled", "adaptive"]
-_ALWAYS: tuple[Mode, ...] = ("enabled",)
-_SWITCH: tuple[Mode, ...] = ("enabled", "disabled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +21,6 @@ class Reasoning:
         variable of it with an effort (reasoning_effort) or a mode (reasoning_mode), or the API's
         own field (top_level_reasoning_effort).
       activation_parameter: a switch of the template beside the effort.
-      effort_flags: by effort, a switch of the template beside it.
       levels, default: the efforts, and the one that is meant where nobody says one.
       modes: what it can; disabled: the effort that means none.
     """
@@ -36,7 +32,6 @@ class Reasoning:
     ] = ""  # fmt: skip
     parameter: str = ""
     activation_parameter: str = ""
-    effort_flags: Mapping[str, str] = field(default_factory=dict)
     levels: tuple[str, ...] = ()
     default: str = ""
     modes: tuple[Mode, ...] = ()
@@ -55,9 +50,8 @@ class Reasoning:
             raise ValueError(f"type {self.type} needs the parameter that it sets")
         if self.type in _EFFORTS and not self.levels:
             raise ValueError(f"type {self.type} needs levels, such as [low, high]")
-        for effort in (self.default, *self.effort_flags):
-            if effort and effort not in self.levels:
-                raise ValueError(f"the effort {effort!r} is not among levels: add it there")
+        if self.default and self.levels and self.default not in self.levels:
+            raise ValueError(f"the default {self.default!r} is not among levels: add it there")
         if self.type == "top_level_reasoning_effort" and self.parameter != "reasoning_effort":
             raise ValueError(f"type {self.type} needs the parameter reasoning_effort")
         if self.activation_parameter and self.type != "reasoning_effort":
@@ -76,36 +70,36 @@ class Reasoning:
         return not self.modes or "disabled" in self.modes
 
 
-def _switches(parameter: str, *names: str) -> dict[str, Reasoning]:
-    """Families with a switch in their template."""
-    own = Reasoning(type="chat_template_kwargs", parameter=parameter, modes=_SWITCH)
-    return dict.fromkeys(names, own)
-
-
-def _effort(*levels: str, default: str, activation: str = "", disabled: str = "") -> Reasoning:
+def _effort(levels: str, default: str, activation: str = "", disabled: str = "") -> Reasoning:
     return Reasoning(
         type="reasoning_effort",
         parameter="reasoning_effort",
         activation_parameter=activation,
-        levels=levels,
+        levels=tuple(levels.split()),
         default=default,
-        modes=_SWITCH if activation or disabled else _ALWAYS,
         disabled=disabled,
     )
 
 
+_THINKS, _SWITCH = "thinking", "enable_thinking"
 # Of the public reference's catalog, those of models that servers with templates have, and OpenAI's.
 FAMILIES: dict[str, Reasoning] = {
-    **_switches("enable_thinking", "qwen3", "glm", "hunyuan", "mimo", "gemma4"),
-    **_switches("thinking", "deepseek-v3.1", "deepseek-v3.2", "kimi-k2"),
-    "gpt-oss": _effort("low", "medium", "high", default="medium"),
-    "gpt": _effort(
-        "minimal", "low", "medium", "high", "xhigh", "max", default="medium", disabled="none"
+    name: Reasoning(type="chat_template_kwargs", parameter=parameter)
+    for parameter, names in {
+        _SWITCH: ("qwen3", "glm", "hunyuan", "mimo", "gemma4"),
+        _THINKS: ("deepseek-v3.1", "deepseek-v3.2", "kimi-k2"),
+    }.items()
+    for name in names
+} | {
+    "gpt-oss": _effort("low medium high", "medium"),
+    "gpt": replace(
+        _effort("minimal low medium high xhigh max", "medium", disabled="none"),
+        type="top_level_reasoning_effort",
     ),
-    "qwen3.8": _effort("low", "medium", "xhigh", default="xhigh", activation="enable_thinking"),
-    "glm-5.2": _effort("high", "max", default="max", activation="enable_thinking"),
-    "hunyuan-hy3": _effort("low", "high", default="high", disabled="no_think"),
-    "mistral-none-high": _effort("high", default="high", disabled="none"),
+    "qwen3.8": _effort("low medium xhigh", "xhigh", _SWITCH),
+    "glm-5.2": _effort("high max", "max", _SWITCH),
+    "hunyuan-hy3": _effort("low high", "high", disabled="no_think"),
+    "mistral-none-high": _effort("high", "high", disabled="none"),
 }
 
 
@@ -123,8 +117,9 @@ def problem_of(ref: ModelRef, reasoning: Reasoning | None, *, says_off: bool) ->
     own, mode, effort = reasoning.spelled, ref.reasoning_mode, ref.reasoning_effort
     if mode and ref.use_reasoning != (mode != "disabled"):
         return f"use_reasoning contradicts reasoning_mode {mode}: change one of them"
-    if mode and mode not in own.modes:
-        return f"{ref.model} has no reasoning_mode {mode}: it has {', '.join(own.modes) or 'none'}"
+    modes = own.modes or ("enabled", "disabled")
+    if mode and mode not in modes:
+        return f"{ref.model} has no reasoning_mode {mode}: it has {', '.join(modes)}"
     if says_off and not own.can_stop:
         return f"{ref.model} always reasons: remove use_reasoning, or write true"
     if effort and not ref.use_reasoning:
@@ -135,43 +130,25 @@ def problem_of(ref: ModelRef, reasoning: Reasoning | None, *, says_off: bool) ->
     return ""
 
 
-def reasons_of(
-    ref: ModelRef, reasoning: Reasoning | None, default_effort: str, *, is_top_level: bool
-) -> Reasons | None:
+def reasons_of(ref: ModelRef, reasoning: Reasoning | None, default_effort: str) -> Reasons | None:
     """What a decision says of a model's reasoning; None if it says nothing.
 
     Args:
       default_effort: of models that have it, where the decision gives none.
-      is_top_level: whether the model's server knows the API's own field alone.
     """
-    if reasoning is None:
+    if reasoning is None or not (ref.use_reasoning or reasoning.spelled.can_stop):
         return None
-    own = reasoning.spelled
-    if not ref.use_reasoning:
-        return _off(own, is_top_level) if own.can_stop else None
+    own, is_on = reasoning.spelled, ref.use_reasoning
     if own.type == "chat_template_kwargs":
-        return Reasons(is_on=True, variables={own.parameter: True})
+        return Reasons(is_on=is_on, variables={own.parameter: is_on})
     if own.type == "reasoning_mode":
-        return Reasons(is_on=True, variables={own.parameter: ref.reasoning_mode or "enabled"})
-    defaults = (default_effort, own.default, own.levels[0])
-    effort = ref.reasoning_effort or next(each for each in defaults if each in own.levels)
-    on = _with_effort(Reasons(is_on=True, of_messages=effort), own, effort, is_top_level)
-    switches = {flag: level == effort for level, flag in own.effort_flags.items()}
+        mode = ref.reasoning_mode or ("enabled" if is_on else "disabled")
+        return Reasons(is_on=is_on, variables={own.parameter: mode})
+    efforts = (ref.reasoning_effort, default_effort, own.default, own.levels[0])
+    effort = next(each for each in efforts if each in own.levels) if is_on else own.disabled
+    variables: dict[str, str | bool] = {}
     if own.activation_parameter:
-        switches[own.activation_parameter] = True
-    return replace(on, variables={**on.variables, **switches})
-
-
-def _off(own: Reasoning, is_top_level: bool) -> Reasons:
-    off = Reasons(is_on=False)
-    if own.type == "chat_template_kwargs" or own.activation_parameter:
-        return replace(off, variables={own.activation_parameter or own.parameter: False})
-    if own.type == "reasoning_mode":
-        return replace(off, variables={own.parameter: "disabled"})
-    return _with_effort(off, own, own.disabled, is_top_level)
-
-
-def _with_effort(reasons: Reasons, own: Reasoning, effort: str, is_top_level: bool) -> Reasons:
-    if is_top_level or own.type == "top_level_reasoning_effort":
-        return replace(reasons, effort=effort)
-    return replace(reasons, variables={own.parameter: effort})
+        variables[own.activation_parameter] = is_on
+    if effort and own.type == "reasoning_effort":
+        variables[own.parameter] = effort
+    return Reasons(is_on=is_on, variables=variables, effort=effort)

@@ -26,6 +26,7 @@ from flaxen.router_config.models import (
 )
 from flaxen.router_config.plugins import Memory, Replay
 from flaxen.router_config.projections import ScoreInputShape
+from flaxen.router_config.reasoning import Reasoning
 from flaxen.router_config.routing import ModelBinding
 from flaxen.router_config.settings import (
     ApiSettings,
@@ -87,6 +88,7 @@ REFUSED: Mapping[type, Mapping[str, str]] = {
         "external_model_ids": "use provider_model_id",
         "reliability": f"{_ENVOY}; retries and the circuit breaker are in fallback",
     },
+    Reasoning: {"effort_flags": "the effort is one variable; give it as parameter"},
     BackendRef: {"api_version": "put it into base_url"},
     Evaluation: {"benchmarks": "records may name any benchmark; remove the definitions"},
     Index: {

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 
-class Answered(NamedTuple):
-    """A request, the model that answered it, and how good the answer was, from 0 to 1."""
-
-    query: str
-    model: str
-    score: float
-
-
-def read_answered(path: Path) -> list[Answered]:
-    """The lines of a file as the public reference's benchmark writes it: objects with query,
-    model_name and performance. Other keys are for readers, and empty lines are none.
+def read_answered(path: Path) -> list[tuple[str, str, float]]:
+    """The lines of a file as the public reference's benchmark writes it, objects with query,
+    model_name and performance: requests, the models that answered, and how well, from 0 to 1. Other
+    keys are for readers, and empty lines are none.
 
     Raises:
       OSError: it can't be read.
@@ -29,16 +21,16 @@ def read_answered(path: Path) -> list[Answered]:
             continue
         try:
             row = json.loads(line)
-            each = Answered(str(row["query"]), str(row["model_name"]), float(row["performance"]))
+            query, model, score = row["query"], row["model_name"], float(row["performance"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}: it must be an object with query, model_name and "
                 f"performance, as the reference's benchmark.py writes it ({error!r}); vectors of "
                 "another encoder, as in knn_model.json, can't be compared here"
             ) from None
-        if not each.query.strip() or not 0 <= each.score <= 1:
+        if not str(query).strip() or not 0 <= score <= 1:
             raise ValueError(f"{path}, line {number}: give a query, and a performance from 0 to 1")
-        found.append(each)
+        found.append((str(query), str(model), score))
     if not found:
         raise ValueError(f"{path} has no line, so that no request is alike to another")
     return found

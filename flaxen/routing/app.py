@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flaxen.router_config.fallback import Fallback
 from flaxen.routing.asgi_upstream import AsgiUpstream
-from flaxen.routing.compiled import Target
+from flaxen.routing.compiled import Router, Target
 from flaxen.routing.decided import answer_decided
 from flaxen.routing.dispatch import no_answer
 from flaxen.routing.given import APIS, Given
@@ -25,11 +26,13 @@ from flaxen.routing.headers import path_headers
 from flaxen.routing.models import model_at
 from flaxen.routing.sending import send_answer
 from flaxen.routing.service import RoutingService
-from flaxen.routing.upstream import Upstream, UpstreamError
+from flaxen.routing.upstream import Headers, Upstream, UpstreamError
 from flaxen.server.body import DECODED_BODY, decode_body, read_body
 from flaxen.server.error_answers import handle_error
-from flaxen.server.errors import ApiError
+from flaxen.server.errors import ApiError, invalid
 from flaxen.server.sse import unless_disconnected
+
+_SKIPPED: Headers = (("x-vsr-response-warnings", "skip_processing"),)
 
 
 class RoutingApp:
@@ -76,7 +79,10 @@ class RoutingApp:
         given = Given(http, send, router, body, begin_s, bool(service.config.api_keys))
         target = router.targets.get(model) if isinstance(model, str) else None
         work: Coroutine[Any, Any, bool]
-        if (decider := router.decider_of(model)) is not None:
+        decider = router.decider_of(model)
+        if decider is not None and _skips(router, http):
+            work = self._skipped(given)
+        elif decider is not None:
             work = answer_decided(service, self._local, given, decider)
         elif target is not None and target.upstream is not None:
             work = self._passed(given, target, target.upstream, raw)
@@ -91,16 +97,39 @@ class RoutingApp:
                 listen(error)
             raise
 
-    async def _passed(self, given: Given, target: Target, upstream: Upstream, raw: bytes) -> bool:
-        """Answers a request that names a model, as it is but for a name that its server has not."""
+    async def _skipped(self, given: Given) -> bool:
+        """Answers a request that must not be decided, by the default model, and says so."""
+        model = given.router.config.providers.defaults.model
+        if not model:
+            raise invalid(
+                "a request that skips decisions needs a providers.defaults.model", "model"
+            )
+        target = given.router.targets[model]
+        given = replace(given, body={**given.body, "model": model})
+        return await self._passed(given, target, target.upstream or self._local, b"", _SKIPPED)
+
+    async def _passed(
+        self, given: Given, target: Target, upstream: Upstream, raw: bytes, more: Headers = ()
+    ) -> bool:
+        """Answers a request that names a model, as it is but for a name that its server has not.
+
+        Args:
+          raw: the client's body; empty: it has changed.
+          more: headers that the client is told.
+        """
         model = given.body["model"]
         fallback = given.router.config.settings.router.fallback or Fallback()
-        call = given.call(target, given.body, raw if target.name == model else None)
+        call = given.call(target, given.body, raw if raw and target.name == model else None)
         attempt, left_s = self._service.dispatcher.attempt, fallback.per_attempt_s
         async with self._service.turn(), AsyncExitStack() as opened:
             try:
                 answer = await attempt(model, upstream, call, fallback, left_s, opened)
             except UpstreamError as error:
                 raise no_answer({model: str(error)}) from None
-            await send_answer(given.http, given.send, answer, path_headers("upstream"))
+            await send_answer(given.http, given.send, answer, path_headers("upstream") + more)
         return True
+
+
+def _skips(router: Router, http: Request) -> bool:
+    is_asked = http.headers.get("x-vsr-skip-processing", "").lower() == "true"
+    return is_asked and router.config.settings.router.skip_processing.enabled

@@ -14,8 +14,9 @@ from flaxen.router.plugins.cache_key import CacheKey, Source, key_of
 from flaxen.router.plugins.cache_settings import Controls, controls_of
 from flaxen.router.plugins.preparing import Prepared
 from flaxen.router.plugins.reply import PluginError
+from flaxen.router.selection.neighbours import Vector
 from flaxen.router_config.settings import CacheStore
-from flaxen.routing.deciding import RecipeDecider, Routed, Vector
+from flaxen.routing.deciding import RecipeDecider, Routed
 from flaxen.routing.given import Given
 from flaxen.routing.upstream import Answer
 from flaxen.server.errors import invalid
@@ -46,7 +47,7 @@ class Cached:
     Attributes:
       embed: computes the embedding of the key's text; None: it could not.
       threshold: the least cosine of a similar request.
-      name: of the candidate that would answer it; an answer of another is not kept.
+      model: the candidate that would answer it; an answer of another is not kept.
       ttl_s: how long an answer is kept, in seconds.
     """
 
@@ -54,7 +55,7 @@ class Cached:
     key: CacheKey
     controls: Controls
     api: str
-    name: str
+    model: str
     wants_usage: bool
     ttl_s: float
     embed: Callable[[str], Awaitable[Vector | None]]
@@ -96,9 +97,9 @@ class Cached:
             threshold=self.threshold,
         )
 
-    def kept(self, answer: Answer, name: str, flight: Flight) -> Answer:
+    def kept(self, answer: Answer, model: str, flight: Flight) -> Answer:
         """The same answer, of status 200, which is kept once it has come to its end."""
-        if name != self.name or not self.controls.writes:
+        if model != self.model or not self.controls.writes:
             return answer
         return replace(answer, chunks=self._chunks(answer, flight))
 
@@ -119,14 +120,13 @@ def cached_of(
     routed: Routed,
     prepared: Prepared,
     source: Source,
-    name: str,
     decider: RecipeDecider,
     store: AnswerStore,
 ) -> Cached | None:
     """What the cache knows a request by; None where it has nothing to do with it.
 
     Args:
-      source, name: what would answer it, and its name among the candidates.
+      source: what would answer it.
 
     Raises:
       ApiError: 400, the request asks something of the cache that is not allowed.
@@ -150,7 +150,7 @@ def cached_of(
         key=key,
         controls=controls,
         api=given.api,
-        name=name,
+        model=source.model,
         wants_usage=wants_usage(given.api, given.body),
         ttl_s=turns * _TURN_S or plugin.ttl_s(controls, settings.ttl_seconds),
         embed=decider.vector,

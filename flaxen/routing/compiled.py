@@ -15,10 +15,15 @@ from flaxen.routing.upstream import Upstream
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a model is, and what its server calls it. Without an upstream it is in this process."""
+    """Where a model is, and what its server calls it. Without an upstream it is in this process.
+
+    Attributes:
+      api: the only API that its server knows; "" for no bound.
+    """
 
     name: str
     upstream: Upstream | None = None
+    api: str = ""
 
 
 class Router:
@@ -50,7 +55,7 @@ class Router:
         for model in (model for model in config.providers.models if model.backend_refs):
             upstream = HttpUpstream(client, backends_of(model, environment))
             there = model.provider_model_id or model.name
-            self.targets[model.name] = Target(name=there, upstream=upstream)
+            self.targets[model.name] = Target(name=there, upstream=upstream, api=model.api)
             for lora in config.cards[model.name].loras if model.name in config.cards else ():
                 self.targets[lora.name] = Target(name=lora.name, upstream=upstream)
         self._deciders = {

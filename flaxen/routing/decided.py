@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -18,10 +17,9 @@ from flaxen.router.plugins.preparing import Asked, Prepared, prepare
 from flaxen.router.plugins.reply import Json, Reply
 from flaxen.router.reasoning import with_reasoning
 from flaxen.router.requests.readers import read_request
-from flaxen.router.selection.algorithms import Confidence
 from flaxen.router.selection.candidate import Candidate, Facts
 from flaxen.router.selection.logprobs import with_logprobs
-from flaxen.router.selection.selected import NoModelError
+from flaxen.router.selection.selected import NoModelError, Selected
 from flaxen.routing.caching import Cached, cached_of
 from flaxen.routing.cascading import first_sure, is_cascade
 from flaxen.routing.deciding import RecipeDecider, Routed
@@ -62,7 +60,8 @@ async def answer_decided(
         if routed.error is not None:
             service.tell(replace(outcome, path="error", error=routed.error))
             raise routed.error
-        prepared = prepared_of(routed, given.body, given.request_id)
+        counts = given.path.endswith("/count_tokens")
+        prepared = prepared_of(routed, given.body, given.request_id, counts=counts)
         names = names_of(given.router.config, routed, given.body, given.http.headers)
         if prepared.model:
             routed = routed.rerouted(prepared.model)
@@ -130,22 +129,21 @@ class _Work:
             return None
         try:
             chosen = routed.select(self.service.facts(routed, given.request_id)).candidate
-            weights, model = "", chosen.model  # of another server's model nobody knows the version
-            if given.router.targets[model].upstream is None:
+            weights = ""  # of another server's model nobody knows the version
+            if given.router.targets[chosen.model].upstream is None:
                 weights = await local_weights(self.local, given.http.scope)
         except (NoModelError, UpstreamError):
             return None  # whoever sends it says why
         body = with_reasoning(prepared.body, given.api, chosen.reasons)
-        prepared = replace(prepared, body=body)
         source = Source(
             recipe=routed.recipe.name,
             decision=routed.decision.name,
-            model=model,
+            model=chosen.name,
             weights=weights,
             headers=prepared.headers,
         )
-        answers = self.service.answers
-        return cached_of(given, routed, prepared, source, chosen.name, decider, answers)
+        prepared = replace(prepared, body=body)
+        return cached_of(given, routed, prepared, source, decider, self.service.answers)
 
     async def sent(self, opened: AsyncExitStack, cache: str) -> Sent:
         """The answer of a model that has begun; `opened` ends it.
@@ -170,22 +168,20 @@ class _Work:
             return target.upstream or self.local, call
 
         def facts() -> Facts:
-            return service.facts(self.routed, given.request_id)
+            return replace(service.facts(self.routed, given.request_id), asked=asked)
 
-        def has_more(asked: Mapping[str, str]) -> bool:
-            with contextlib.suppress(NoModelError):
-                return bool(self.routed.select(facts(), asked=asked))
-            return False
+        def select() -> Selected:
+            return self.routed.select(facts())
 
-        cascade: Confidence | None = None
+        asked, cascade = dict[str, str](), self.routed.policy.algorithm.confidence
+        ask = partial(service.dispatcher.send, self.routed, facts, call_of, opened)
         try:
-            if is_cascade(self.routed.select(facts())):
-                cascade = self.routed.policy.algorithm.confidence
-            ask = partial(service.dispatcher.send, self.routed, facts, call_of, opened)
+            if cascade is not None and not is_cascade(select()):
+                cascade = None
             if cascade is None:
                 sent = await ask()
             else:
-                sent = await first_sure(ask, has_more, opened, cascade, given.api, given.body)
+                sent = await first_sure(ask, select, asked, opened, cascade, given)
         except (NoModelError, ApiError) as error:
             told = _no_model(error) if isinstance(error, NoModelError) else error
             service.tell(replace(outcome, path="error", error=told))
@@ -197,11 +193,11 @@ class _Work:
         return sent
 
 
-def prepared_of(routed: Routed, body: Json, request_id: str) -> Prepared:
-    """A request's body after the plugins of its decision."""
+def prepared_of(routed: Routed, body: Json, request_id: str, *, counts: bool = False) -> Prepared:
+    """A request's body after the plugins of its decision; `counts` is as in Asked."""
     plugins = () if routed.decision is None else routed.decision.plugins
     found = {(key.kind, key.name): each for key, each in routed.found.items()}
-    asked = Asked(request_id=request_id, now=time.time(), found=found)
+    asked = Asked(request_id=request_id, now=time.time(), found=found, counts=counts)
     return prepare(body, routed.request.api, [each.configuration for each in plugins], asked)
 
 

@@ -9,15 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flaxen.router.decisions.deciding import Decided, Deciding
 from flaxen.router.decisions.tree import SignalKey
 from flaxen.router.plugins.preparing import signals_of
 from flaxen.router.request import RoutedRequest
 from flaxen.router.selection.candidate import Candidate, Facts
-from flaxen.router.selection.neighbours import Examples
+from flaxen.router.selection.neighbours import Examples, Vector
 from flaxen.router.selection.selected import Selected
 from flaxen.router.selection.selecting import SESSION, Policy, select
 from flaxen.router.selection.sticking import Session
@@ -36,7 +33,6 @@ from flaxen.server.errors import ApiError
 
 logger = logging.getLogger("flaxen.router")
 
-Vector = NDArray[np.float32]
 _LEARNED_S = 10.0  # the longest that learned signals take; then they are unknown
 _NO_DECISION = Decision(name="-")
 
@@ -146,21 +142,10 @@ class Routed:
         candidate = Candidate(name=model, model=model)
         return replace(self, candidates=(candidate,), policy=Policy(), session=None)
 
-    def select(
-        self,
-        facts: Facts,
-        failed: Mapping[str, str] | None = None,
-        asked: Mapping[str, str] | None = None,
-    ) -> Selected:
+    def select(self, facts: Facts, failed: Mapping[str, str] | None = None) -> Selected:
         """Selects a model, as `select` of the router says."""
         selected = select(
-            self.request,
-            self.candidates,
-            self.policy,
-            facts,
-            session=self.session,
-            failed=failed,
-            asked=asked,
+            self.request, self.candidates, self.policy, facts, session=self.session, failed=failed
         )
         is_default = self.decision is None or not self.decision.modelRefs
         is_default = is_default and selected.method != SESSION

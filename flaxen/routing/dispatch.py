@@ -49,7 +49,6 @@ class Dispatcher:
         facts: Callable[[], Facts],
         call_of: Callable[[Candidate], tuple[Upstream, Call]],
         opened: AsyncExitStack,
-        asked: Mapping[str, str] | None = None,
     ) -> Sent:
         """Returns the first answer that begins and is no failure, or the last failure; `opened`
         ends it.
@@ -60,7 +59,6 @@ class Dispatcher:
         Args:
           facts: what is known of models now.
           call_of: where a candidate is, and what it is asked.
-          asked: candidates of a cascade that are not asked again, by name, and why.
 
         Raises:
           NoModelError: no model may answer.
@@ -71,7 +69,7 @@ class Dispatcher:
         refused: Sent | None = None
         for _ in range(fallback.max_attempts if fallback.enabled else 1):
             try:
-                selected = routed.select(facts(), failed, asked)
+                selected = routed.select(facts(), failed)
             except NoModelError:
                 if not failed:
                     raise

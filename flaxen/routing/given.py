@@ -67,11 +67,19 @@ class Given:
         Args:
           raw: the body as it is sent; None: it is made of `body`.
           changed: changes the headers.
+
+        Raises:
+          ApiError: 400, the model's server does not know the API.
         """
+        if target.api not in ("", self.api):
+            told = f"the server of {target.name} knows {target.api} alone, no {self.api}"
+            raise invalid(f"{told}: ask another model, or POST /v1/messages", "model")
         if raw is None:
             raw = raw_body(body, target)
         dropped = OF_CONNECTION | {"host"} | (_KEYS if self.drops_keys else set())
         given_headers = {k: v for k, v in self.http.headers.items() if k not in dropped}
+        if target.api:  # Anthropic's refuse a request without
+            given_headers.setdefault("anthropic-version", "2023-06-01")
         headers = tuple((changed(given_headers) | {"content-length": str(len(raw))}).items())
         return Call(path=self.path, headers=headers, body=raw, scope=self.http.scope)
 

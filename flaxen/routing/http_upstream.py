@@ -102,8 +102,10 @@ def _backend(ref: BackendRef, model: ProviderModel, environment: Mapping[str, st
             f"the environment has no {ref.api_key_env}, the api_key_env of {model.name}: set it"
         )
     headers = {name.lower(): value for name, value in ref.extra_headers.items()}
-    if key:
-        headers[ref.auth_header.lower()] = f"{ref.auth_prefix} {key}".strip()
+    if key and model.api and not ref.auth_header:
+        headers["x-api-key"] = key
+    elif key:
+        headers[(ref.auth_header or "authorization").lower()] = f"{ref.auth_prefix} {key}".strip()
     return Backend(
         base_url=(ref.base_url or f"{ref.protocol}://{ref.endpoint}").rstrip("/"),
         chat_path=ref.chat_path,

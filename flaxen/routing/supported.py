@@ -37,18 +37,11 @@ def _problems(
     if not config.entrypoints:
         yield "no name is decided: add entrypoints, or decisions to routing, for the name auto"
     settings = config.settings
-    if settings.router.skip_processing.enabled:
-        yield (
-            "global.router.skip_processing is enabled, which is not here yet: write enabled: false"
-        )
     keys = [key for listener in config.listeners for key in listener.api_keys]
     if served and keys:
         yield "api_keys of listeners are for flaxen route; flaxen serve has --api-key: remove them"
     if len(config.listeners) > 1:
         yield f"there are {len(config.listeners)} listeners, and there may be one"
-    for model in config.providers.models:
-        if model.api_format == "anthropic":
-            yield f"{model.name} has api_format anthropic, and requests are not translated"
     there = {model.name for model in config.providers.models if model.backend_refs} | {*served}
     named = {config.providers.defaults.model}
     detector = settings.model_catalog.modules.modality_detector
@@ -56,10 +49,13 @@ def _problems(
         recipe = config.recipes[name]
         for key in sorted(recipe.used):
             is_modality = key.kind == "modality" and detector.method != "keyword"
+            remedy = (
+                "write method: keyword" if is_modality else "remove the conditions that name it"
+            )
             if is_modality or (key.kind in _LEARNED and name not in learned):
                 yield (
                     f"the recipe {name} reads {key}, which needs a model for signals, and there is "
-                    "none here: remove the conditions that name it"
+                    f"none here: {remedy}"
                 )
         if recipe.compares and name not in learned:
             yield (

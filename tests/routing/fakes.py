@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from flaxen.router_config.load import load_config
 from flaxen.routing.attaching import proxy_app
-from flaxen.routing.compiled import Router, Target
+from flaxen.routing.compiled import Router
 from flaxen.routing.deciding import LearnedSignals
 from flaxen.routing.http_client import HttpClient
 from flaxen.routing.service import RoutingService
@@ -105,8 +105,7 @@ def make_router(text: str, upstreams: Mapping[str, FakeUpstream], **more: Any) -
     config = load_config(text, served=())
     router = Router(config, served=(), environment={}, client=HttpClient(), **more)
     router.targets = {
-        name: Target(name=target.name, upstream=upstreams[name])
-        for name, target in router.targets.items()
+        name: replace(target, upstream=upstreams[name]) for name, target in router.targets.items()
     }
     return router
 

@@ -65,11 +65,6 @@ async def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> R
             "the environment has no LARGE_KEY, the api_key_env of large: set it",
         ),
         (
-            "version: v0.3",
-            "version: v0.3\nglobal: {router: {skip_processing: {enabled: true}}}",
-            "global.router.skip_processing is enabled, which is not here yet: write enabled: false",
-        ),
-        (
             _HERE,
             _HERE + "\n      plugins: [{type: router_replay, configuration: "
             "{capture_response_body: true}}]",

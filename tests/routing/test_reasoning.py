@@ -61,17 +61,16 @@ def asked(proxy: FakeProxy, api: str = "chat", **more: Any) -> dict[str, Any]:
             {"reasoning_effort": "max", "enable_thinking": True},
         ),
         ("family: glm-5.2", "weight: 1", {"enable_thinking": False}),
-        ("family: gpt", "weight: 1", {"reasoning_effort": "none"}),
+        ("family: hunyuan-hy3", "weight: 1", {"reasoning_effort": "no_think"}),
         (
             "type: reasoning_mode, parameter: mode, modes: [disabled, adaptive]",
             "use_reasoning: true, reasoning_mode: adaptive",
             {"mode": "adaptive"},
         ),
         (
-            f"type: reasoning_effort, activation_parameter: on, effort_flags: {{low: little}}, "
-            f"{LEVELS}",
+            f"type: reasoning_effort, activation_parameter: on, {LEVELS}",
             "use_reasoning: true, reasoning_effort: low",
-            {"reasoning_effort": "low", "on": True, "little": True},
+            {"reasoning_effort": "low", "on": True},
         ),
     ],
 )
@@ -84,17 +83,13 @@ def test_a_family_has_variables_of_the_template(
 
 
 def test_an_effort_may_have_the_apis_own_field() -> None:
-    top = f"type: top_level_reasoning_effort, {LEVELS}"
-    for edit, effort in (
-        (lambda text: with_family(top), "low"),
-        (
-            lambda text: with_family("family: gpt").replace(
-                'endpoint: "large:1"', "base_url: https://api.openai.com/v1"
-            ),
-            "medium",
-        ),
+    top, on = f"type: top_level_reasoning_effort, {LEVELS}", "use_reasoning: true"
+    for family, ref, effort in (
+        (top, on, "low"),
+        ("family: gpt", on, "medium"),
+        ("family: gpt", "weight: 1", "none"),
     ):
-        proxy = make_proxy(edit=edit)
+        proxy = make(family, ref)
         assert asked(proxy, reasoning_effort="high") == {"reasoning_effort": effort}
         given = {"reasoning": {"effort": "high", "summary": "auto"}}
         expected = {"reasoning": {"effort": effort, "summary": "auto"}}

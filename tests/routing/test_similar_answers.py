@@ -10,9 +10,8 @@ import pytest
 
 from flaxen.router.decisions.tree import SignalKey
 from flaxen.router.request import RoutedRequest
-from flaxen.router.selection.neighbours import Examples
+from flaxen.router.selection.neighbours import Examples, Vector
 from flaxen.router.signals.found import Found
-from flaxen.routing.deciding import Vector
 from tests.routing.fakes import FakeProxy, make_proxy, with_plugins
 from tests.routing.test_caching import ANSWER, CHATS, num_asked
 from tests.server.clients import post

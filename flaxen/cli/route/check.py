@@ -23,6 +23,7 @@ def check(file: FileArgument) -> None:
     learned = {kind.condition for kind in KINDS if kind.cost is Cost.LEARNED}
     for recipe in config.recipes.values():
         needed = sorted(str(key) for key in recipe.used if key.kind in learned)
+        needed += ["the likeness of requests"] if recipe.compares else []
         names = [name for name, to in config.entrypoints.items() if to == recipe.name]
         print(f"recipe {recipe.name}: {len(recipe.rules)} decisions, {len(recipe.used)} signals")
         print(f"  asked for as: {', '.join(names) or 'nothing; give it an entrypoint'}")

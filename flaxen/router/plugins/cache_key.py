@@ -26,7 +26,8 @@ class Source:
     """What decides an answer beside the request.
 
     Attributes:
-      model, weights: what answers, and the version of its weights; "" where nobody knows it.
+      model: the candidate that answers, by the name that only it has in the decision.
+      weights: the version of its weights; "" where nobody knows it.
       headers: what a plugin changes of the headers that its server gets.
     """
 

@@ -28,11 +28,13 @@ class Asked:
     Attributes:
       request_id: of the request; ids of answers are made of it.
       now: the time in seconds since 1970.
+      counts: whether only the prompt's tokens are asked for, so that no message is an answer.
       found: what signals found, by the condition's type and name; at least `signals_of`.
     """
 
     request_id: str
     now: float
+    counts: bool = False
     found: Mapping[tuple[str, str], Found] = field(default_factory=dict)
 
 
@@ -92,7 +94,7 @@ def _prepare(body: Json, api: str, plugins: dict[type, Any], asked: Asked) -> Pr
         if action.reply is not None:
             return Prepared(body=body, reply=action.reply, notes=tuple(notes))
         body, model = action.body, model or action.model
-    if (fast := plugins.get(FastResponse)) is not None:
+    if (fast := plugins.get(FastResponse)) is not None and not asked.counts:
         reply = fast_reply(body, api, fast, asked.request_id, asked.now)
         return Prepared(body=body, reply=reply, notes=(*notes, "fast_response"))
     if (tools := plugins.get(Tools)) is not None and tools.enabled:

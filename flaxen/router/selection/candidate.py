@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flaxen.router.reasoning import Reasons
-from flaxen.router.selection.neighbours import Examples
+from flaxen.router.selection.neighbours import Examples, Vector
 from flaxen.router.signals.settings import CountTokens
 
 
@@ -48,6 +45,7 @@ class Candidate:
       capabilities: what else it says that it can, such as tools and structured_output.
       context_window, max_output_tokens: its limits in tokens; None: not said.
       count_tokens: counts by its own tokenizer; None estimates from bytes.
+      api: the only API that its server knows; "" for no bound.
       reasons: how it is told to reason; None: it is not.
     """
 
@@ -63,6 +61,7 @@ class Candidate:
     context_window: int | None = None
     max_output_tokens: int | None = None
     count_tokens: CountTokens | None = None
+    api: str = ""
     reasons: Reasons | None = None
 
 
@@ -101,12 +100,14 @@ class Facts:
         choice, a request's id draws each time.
       query: the embedding of the request, for knn; None if it could not be computed.
       examples: what knn compares it to.
+      asked: why earlier answers of a cascade did not do, by the candidate's name.
     """
 
     live: Mapping[str, Live] = field(default_factory=dict)
     seed: str = ""
-    query: Sequence[float] | NDArray[np.float32] | None = None
+    query: Sequence[float] | Vector | None = None
     examples: Examples | None = None
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, candidate: Candidate) -> Live:
         """The facts of a candidate's model."""

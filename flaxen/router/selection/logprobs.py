@@ -60,21 +60,18 @@ def _rows(told: Json, api: str) -> Iterator[tuple[_Pair, list[_Pair]]]:
 
 def as_asked(answer: dict[str, Any], api: str, body: Json) -> dict[str, Any]:
     """An answer with the log-probabilities that the client asks for, and no others."""
-    asked = body.get("top_logprobs" if api == "chat" else "logprobs") or 0
-    wants = body.get("logprobs") is not None if api == "completions" else body.get("logprobs")
+    most = body.get("top_logprobs" if api == "chat" else "logprobs") or 0
+    wants = body.get("logprobs") not in (None, False)
     for choice in answer["choices"]:
-        told = choice.get("logprobs")
-        if not wants or not told:
-            choice["logprobs"] = None
-        elif api == "chat":
+        told = choice["logprobs"] = (choice.get("logprobs") or None) if wants else None
+        if told is not None and api == "chat":
             for token in told.get("content") or ():
-                token["top_logprobs"] = (token.get("top_logprobs") or [])[:asked]
-        elif told.get("top_logprobs"):
-            told["top_logprobs"] = [_best(each, asked) for each in told["top_logprobs"]]
+                token["top_logprobs"] = (token.get("top_logprobs") or [])[:most]
+        elif told is not None:
+            tops = told.get("top_logprobs") or ()
+            told["top_logprobs"] = [top and _best(top, most) for top in tops]
     return answer
 
 
-def _best(values: Mapping[str, float] | None, most: int) -> dict[str, float] | None:
-    if values is None:
-        return None
+def _best(values: Mapping[str, float], most: int) -> dict[str, float]:
     return dict(sorted(values.items(), key=lambda each: -each[1])[:most])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+Vector = NDArray[np.float32]
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -37,7 +39,7 @@ class Examples:
 
 
 def votes(
-    examples: Examples, query: Sequence[float] | NDArray[np.float32], models: Collection[str]
+    examples: Examples, query: Sequence[float] | Vector, models: Collection[str]
 ) -> dict[str, float]:
     """What the nearest examples say of models: the sum of cosine times score, of each model, as a
     share of all. Only examples of these models count, and of equals the first.

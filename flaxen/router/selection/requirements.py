@@ -40,14 +40,12 @@ def split(
     requirements: CandidateRequirements,
     facts: Facts,
     failed: Mapping[str, str],
-    asked: Mapping[str, str] | None = None,
 ) -> Split:
     """The candidates that can answer a request, in their order, and the others, each with the first
     reason against it: what never changes comes before what may pass.
 
     Args:
       failed: why models failed this request already, by `model`.
-      asked: why an answer of a cascade did not do, by the candidate's name.
     """
     counts: dict[CountTokens | None, int] = {}  # candidates may share a tokenizer
 
@@ -66,8 +64,8 @@ def split(
         yield from _too_long(request.max_tokens or 1, candidate, num_prompt)
         if candidate.model in failed:
             yield "failed", f"it failed this request: {failed[candidate.model]}"
-        if asked and candidate.name in asked:
-            yield "failed", asked[candidate.name]
+        if candidate.name in facts.asked:
+            yield "failed", facts.asked[candidate.name]
         if live.is_open:
             yield "circuit", "its circuit is open, because it failed too often"
 
@@ -90,6 +88,8 @@ def _incapable(
     request: RoutedRequest, candidate: Candidate, must_declare: bool
 ) -> Iterator[tuple[Cause, str]]:
     """What a request needs, and a candidate does not take."""
+    if candidate.api not in ("", request.api):
+        yield "api", f"its server knows {candidate.api} alone, and the request is of {request.api}"
     for modality in sorted(request.modalities - candidate.modalities - {"text"}):
         if candidate.capabilities.isdisjoint(_SAYS[modality]) and (
             must_declare or candidate.modalities

@@ -9,7 +9,7 @@ from typing import Literal
 from flaxen.router.selection.candidate import Candidate
 
 # Why a candidate is out.
-_OfRequest = Literal["modality", "tools", "structured_output", "output", "context"]
+_OfRequest = Literal["api", "modality", "tools", "structured_output", "output", "context"]
 _OfModel = Literal["authorization", "failed", "circuit"]
 _OfAlgorithm = Literal["limit", "quality", "weight"]
 Cause = _OfRequest | _OfModel | _OfAlgorithm

@@ -36,7 +36,6 @@ def select(
     *,
     session: Session | None = None,
     failed: Mapping[str, str] | None = None,
-    asked: Mapping[str, str] | None = None,
 ) -> Selected:
     """Selects the model that answers a request.
 
@@ -45,7 +44,6 @@ def select(
       session: what the request continues, if that is known.
       failed: why models failed this request before, by `model`. After a failure, select again with
         it: the next best that is left answers.
-      asked: why earlier answers of a cascade did not do, by the candidate's name.
 
     Raises:
       NoModelError: no candidate can answer; too few can; what is continued is at a model that can't
@@ -58,7 +56,7 @@ def select(
         raise NoModelError("the decision names no models")
 
     def sort_out(some: Sequence[Candidate]) -> Split:
-        return split(request, some, policy.requirements, facts, failed or {}, asked)
+        return split(request, some, policy.requirements, facts, failed or {})
 
     able = sort_out(candidates)
     held = session and hold(request, session, policy.stickiness)

@@ -64,7 +64,8 @@ def test_the_requests_of_probes() -> None:
     assert plain.current_user == "prove it"
     assert padded.current_user == "x\nprove\nprove\nx\nx"
     assert long.current_user == "prove ééé"  # 11 bytes without the space between parts
-    assert (long.messages[1].num_images, long.tool_names, long.tool_choice) == (1, ("f",), "none")
+    assert (long.messages[1].num_images, long.tool_choice) == (1, "none")
+    assert [tool.name for tool in long.tools] == ["f"]
 
 
 @pytest.mark.parametrize(
