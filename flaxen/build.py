@@ -20,6 +20,10 @@ import jax.numpy as jnp
 from flaxen.definitions.definition import Definition
 from flaxen.engine.core import Engine
 from flaxen.engine.replicas import ReplicatedEngine
+from flaxen.engine.speculative.config import SpeculativeConfig
+from flaxen.engine.speculative.drafter import Drafter
+from flaxen.engine.speculative.ngram import Ngrams
+from flaxen.engine.speculative.suffix import Suffixes
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.engine_args import EngineArgs
 from flaxen.execution.device_calls import DeviceCalls
@@ -32,6 +36,7 @@ from flaxen.models.model import Model, Params
 from flaxen.other_weights import read_weights
 from flaxen.prepared import OnProgress, Prepared, load, open_named, prepare
 from flaxen.protocol import ModelInfo
+from flaxen.scheduling.adapters.store import AdapterStore
 from flaxen.scheduling.config import LoraLimits
 from flaxen.sharding.processes import this_process
 from flaxen.sharding.shape import MeshShape
@@ -210,12 +215,28 @@ def _engine(
 ) -> SteppedEngine:
     """One engine, or that of the data replicas together."""
     seeds = random.Random(prepared.args.seed)
-    first = Engine(prepared.config, executors[0], info, tokenizer, seed=seeds)
-    others = [
-        Engine(prepared.config, each, info, tokenizer, seed=seeds, adapters=first.adapters)
-        for each in executors[1:]
-    ]
+    speculation = prepared.args.speculation
+
+    def engine(executor: JaxExecutor, adapters: AdapterStore | None) -> Engine:
+        return Engine(
+            prepared.config,
+            executor,
+            info,
+            tokenizer,
+            drafter=None if speculation is None else _drafter(speculation),
+            adapters=adapters,
+            seed=seeds,
+        )
+
+    first = engine(executors[0], None)
+    others = [engine(each, first.adapters) for each in executors[1:]]
     return ReplicatedEngine([first, *others]) if others else first
+
+
+def _drafter(config: SpeculativeConfig) -> Drafter:
+    if config.method == "suffix":
+        return Suffixes(config)
+    return Ngrams(config.prompt_lookup_min, config.prompt_lookup_max)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ Deliberately does not know: argv, how an engine is built.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -15,6 +16,7 @@ from flaxen.attention_kernels.paged_attention import has_pages
 from flaxen.definitions.definition import Definition
 from flaxen.definitions.opening import IMPLS, AnySource
 from flaxen.definitions.runner import RUNNERS
+from flaxen.engine.speculative.config import SpeculativeConfig, read_config
 from flaxen.hub.places import Places
 from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
@@ -100,6 +102,8 @@ class EngineArgs:
     generation_config: str = AUTO
     # The chat template: a file, Jinja source, or the name of one of the model's; None: the model's.
     chat_template: str | None = None
+    # Speculative decoding, with vLLM's keys: engine/speculative/config.py has them. None: none.
+    speculative_config: Mapping[str, Any] | None = None
 
     @property
     def mesh_shape(self) -> MeshShape:
@@ -112,11 +116,17 @@ class EngineArgs:
         )
 
     @property
+    def speculation(self) -> SpeculativeConfig | None:
+        """How drafts are proposed; None for no speculative decoding."""
+        return read_config(self.speculative_config) if self.speculative_config else None
+
+    @property
     def places(self) -> Places:
         """The places in which the model is looked for."""
         return Places(models_dir=self.models_dir, offline=self.offline)
 
     def __post_init__(self) -> None:
+        _ = self.speculation  # raises for a bad one
         check_device(self.device)
         check_serving(self.mesh_shape)
         if self.gpu_memory_utilization is not None:

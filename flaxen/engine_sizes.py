@@ -74,7 +74,13 @@ def engine_config(
         batch_invariant=args.batch_invariant,
         enforce_eager=args.enforce_eager,
         whole_prompts=whole_prompts,
+        num_spec_tokens=num_spec_tokens(args),
     )
+
+
+def num_spec_tokens(args: EngineArgs) -> int:
+    """The most draft tokens of a sequence in a step."""
+    return 0 if args.speculation is None else args.speculation.num_speculative_tokens
 
 
 def longest_asked(args: EngineArgs, model: Model, pooling: PoolingInfo | None) -> int | None:

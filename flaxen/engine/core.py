@@ -20,6 +20,7 @@ from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.prompt_logprobs import compute_prompt_logprobs
 from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.drafts import Drafts
+from flaxen.engine.speculative.payoff import Payoff
 from flaxen.engine.stats import adapter_infos, engine_stats
 from flaxen.engine.step_events import StepEvents
 from flaxen.engine.stepped import SteppedEngine
@@ -63,6 +64,7 @@ class Engine(SteppedEngine):
       info: the model's name and limits.
       tokenizer: None leaves all texts empty.
       drafter: proposes draft tokens, which steps verify; None for no speculative decoding.
+      payoff: decides whether drafts pay; None measures it.
       adapters: the adapters, which another replica has too; None makes an empty store.
       seed: the source of seeds for requests without one; replicas share a Random, so that a seed
         does not depend on the replica.
@@ -77,6 +79,7 @@ class Engine(SteppedEngine):
         tokenizer: Tokenizer | None,
         *,
         drafter: Drafter | None = None,
+        payoff: Payoff | None = None,
         adapters: AdapterStore | None = None,
         seed: int | random.Random = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -90,7 +93,7 @@ class Engine(SteppedEngine):
             target_s = None if config.target_itl_ms is None else config.target_itl_ms / 1000
             self._pace = Pace(target_s, config.max_num_batched_tokens)
         self._scheduler = Scheduler(config, pace=self._pace, clock=clock)
-        self._drafts = Drafts(drafter, config.num_spec_tokens, info.vocab_size)
+        self._drafts = Drafts(drafter, config, info.vocab_size, payoff or Payoff())
         self._last_fetch_s = 0.0
         self._seeds = seed if isinstance(seed, random.Random) else random.Random(seed)
         self._requests = OpenRequests()
@@ -142,7 +145,6 @@ class Engine(SteppedEngine):
         outputs = []
         for index in range(sampling.n):
             sequence = sequence_of(checked, index, seed + index, arrival_s)
-            sequence.waits_for_tokens |= self._drafts.is_on
             outputs.append(SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids))
         self._requests.add(request.request_id, outputs, due_s)  # `abort` finds all sequences
         for output in outputs:
@@ -161,8 +163,9 @@ class Engine(SteppedEngine):
     def step(self, *, plans: bool = True) -> list[TokenEvent]:
         self._end_overdue()
         previous, self._in_flight = self._in_flight, None
+        is_held = previous is not None and self._drafts.holds
         try:
-            if plans:
+            if plans and not is_held:
                 self._dispatch()
             if previous is not None:
                 result = self._executor.fetch(previous.plan, previous.handle)
@@ -170,6 +173,10 @@ class Engine(SteppedEngine):
                 self._observe(previous)
                 self._events.process(previous.plan, previous.handle, result, logprobs)
                 previous = None
+                self._drafts.propose(self._scheduler, is_ahead=self._in_flight is not None)
+            if plans and is_held:
+                self._dispatch()
+                self._drafts.payoff.observe_wait(self._clock() - self._last_fetch_s)
             self._sample()
         except Exception as error:  # from the device: it can't be told which sequence caused it
             self._fail_steps([previous, self._in_flight], error)
@@ -257,12 +264,13 @@ class Engine(SteppedEngine):
         self._executor.sample(plan, self._in_flight.handle, bitmasks)
 
     def _observe(self, done: _InFlight) -> None:
-        """Reports the duration of a step to the pace."""
+        """Reports the duration of a step to the pace, and to those who decide about drafts."""
         began_s, self._last_fetch_s = max(done.started_s, self._last_fetch_s), self._clock()
-        if self._pace is not None:
-            num_tokens = done.plan.num_decoding + done.plan.num_catching_up
-            num_scored = sum(item.num_scored for item in done.plan.items)
-            self._pace.observe(num_tokens, num_scored, self._last_fetch_s - began_s)
+        num_tokens = done.plan.num_decoding + done.plan.num_catching_up
+        num_scored = sum(item.num_scored for item in done.plan.items)
+        for observer in (self._pace, self._drafts.payoff if self._drafts.is_on else None):
+            if observer is not None:
+                observer.observe(num_tokens, num_scored, self._last_fetch_s - began_s)
 
     def _end_all(self, request_id: str, reason: FinishReason, error: str) -> None:
         """Ends a request early; an unknown id is ignored."""

@@ -55,6 +55,8 @@ def engine_stats(
         num_adapter_loads=scheduler.counters.num_adapter_loads,
         num_draft_tokens=scheduler.counters.num_draft_tokens,
         num_accepted_tokens=scheduler.counters.num_accepted_tokens,
+        num_drafts=scheduler.counters.num_drafts,
+        accepted_per_pos=tuple(scheduler.counters.accepted_per_pos),
         expert_tokens=expert_tokens,
         num_deferred=_num_deferred(scheduler),
         step_sizes=tuple(scheduler.counters.step_sizes),
@@ -132,6 +134,7 @@ def sum_stats(replicas: Sequence[EngineStats]) -> EngineStats:
         waiting_adapters=_union(each.waiting_adapters for each in replicas),
         expert_tokens=sum_by_expert([each.expert_tokens for each in replicas]),
         step_sizes=sum_by_size([each.step_sizes for each in replicas]),
+        accepted_per_pos=sum_by_size([each.accepted_per_pos for each in replicas]),
         cache=replicas[0].cache,
         weights_version=replicas[0].weights_version,
         replicas=tuple(replicas),
@@ -147,7 +150,7 @@ def sum_by_expert(loads: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[tuple[i
 
 
 def sum_by_size(counts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The sums of several engines' steps of each size; () counts none."""
+    """The sums of several engines' counts of each size or place; () counts none."""
     known = [each for each in counts if each]
     return tuple(sum(each) for each in zip(*known, strict=True))
 

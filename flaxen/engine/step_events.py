@@ -81,6 +81,7 @@ class StepEvents:
                 # The last token is not a draft: it was sampled after the accepted ones.
                 num_accepted = len(token_ids) - (failure is None)
                 self._scheduler.settle_drafts(sequence, item.num_drafts, num_accepted)
+                self._drafts.verified(sequence, item.num_drafts, num_accepted)
                 for token_id, logprob in zip_longest(token_ids, logprobs):
                     self._append(sequence, output, token_id, logprob)
                     if sequence.ended:
@@ -88,8 +89,6 @@ class StepEvents:
                 else:
                     if failure is not None:
                         self.add(sequence, output.fail(failure))
-                    elif token_ids:
-                        self._drafts.propose(sequence)
             except Exception as error:  # only this sequence fails; others continue
                 self.fail(sequence, f"internal error: {error!r}")
 
@@ -133,7 +132,7 @@ class StepEvents:
         if event.finish is None:
             return
         self._scheduler.end(sequence)
-        self._drafts.drop([sequence])
+        self._drafts.end(sequence)
         self._requests.end(sequence, event.finish.reason)
 
     def give_up(self, sequence: Sequence, error: str) -> None:

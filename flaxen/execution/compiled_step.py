@@ -44,6 +44,7 @@ def step_layout(config: EngineConfig) -> StepLayout:
             for group in config.groups
         ),
         num_spec_tokens=config.num_spec_tokens,
+        max_sampled=config.max_sampled,
     )
 
 
@@ -210,6 +211,6 @@ def lower_parts(
         packed,
         jax.ShapeDtypeStruct(last.shape, last.dtype, sharding=last.sharding),
         NO_NEEDS,
-        np.zeros((program.shape.num_seqs, num_words), np.uint32),
+        np.zeros((last.shape[0], num_words), np.uint32),
     )
     return first, second

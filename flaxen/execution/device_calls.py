@@ -94,8 +94,8 @@ class DeviceCalls(abc.ABC):
         """Lets the step sample that `forward` began.
 
         Args:
-          grammar_bitmask: [S, ceil(V / 32)] uint32, as in `sampling.sample`: a line for each
-            sequence of the step, and perhaps a few more.
+          grammar_bitmask: [P, ceil(V / 32)] uint32, as in `sampling.sample`: a line for each
+            position at which the step samples, and perhaps a few more.
         """
 
     @abc.abstractmethod

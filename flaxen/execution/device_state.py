@@ -229,8 +229,8 @@ class DeviceState(DeviceCalls):
             return output  # type: ignore[no-any-return]
         packed, needs, last, hidden, load = self._begun
         packed = packed[: len(grammar_bitmask)]  # of what is padded, each line would be sampled
-        if len(packed) < last.shape[1]:
-            last = jax.lax.slice_in_dim(last, 0, len(packed), axis=1)
+        if len(grammar_bitmask) < len(last):
+            last = jax.lax.slice_in_dim(last, 0, len(grammar_bitmask))
         self._tokens, sampled = self._sample(
             self._step_params, self._rows, self._tokens, packed, last, needs, grammar_bitmask
         )

@@ -25,7 +25,7 @@ from flaxen.execution.programs import Program, Programs, plan_programs
 from flaxen.execution.results import step_result, to_host, token_logprobs
 from flaxen.execution.rows import RowSettings, row_bias, row_settings, with_seed
 from flaxen.execution.sampling import BatchNeeds
-from flaxen.execution.shapes import fewest_seqs, step_shapes
+from flaxen.execution.shapes import step_shapes
 from flaxen.execution.step_needs import (
     NO_NEEDS,
     batch_needs,
@@ -221,10 +221,15 @@ class JaxExecutor(Executor):
     def sample(self, plan: StepPlan, handle: _Handle, bitmasks: np.ndarray) -> None:
         if handle.held_back is not None:
             handle.held_back()
-        num_seqs = fewest_seqs(self._shapes, len(plan.items))
-        lines = np.zeros((num_seqs, bitmasks.shape[1]), bitmasks.dtype)
+        num_lines = self._num_lines(len(bitmasks))
+        lines = np.zeros((num_lines, bitmasks.shape[1]), bitmasks.dtype)
         lines[: len(bitmasks)] = bitmasks
         handle.sampling = self._calls.sample(lines)
+
+    def _num_lines(self, num_sampled: int) -> int:
+        """The positions of the smallest step that samples at so many."""
+        numbers = (self._layout.num_positions(s.num_seqs, s.num_tokens) for s in self._shapes)
+        return min(number for number in numbers if number >= num_sampled)
 
     def is_done(self, handle: _Handle) -> bool:
         tokens: Any = handle.output.sampled.tokens  # JAX's types do not have `is_ready`

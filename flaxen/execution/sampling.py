@@ -40,7 +40,7 @@ class BatchNeeds(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """One step's samples: S rows, or with drafts S sequences of K + 1 positions each."""
+    """One step's samples, at S positions; with drafts a sequence has several of them."""
 
     tokens: jax.Array  # [S] int32
     status: jax.Array  # [S] int32: OK, or the value of a RowFailure

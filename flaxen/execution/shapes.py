@@ -29,8 +29,3 @@ def step_shapes(config: EngineConfig) -> tuple[Shape, ...]:
 def smallest_shape(shapes: Iterable[Shape], num_tokens: int, num_seqs: int) -> Shape:
     """The smallest shape that fits the step."""
     return min(s for s in shapes if s.num_tokens >= num_tokens and s.num_seqs >= num_seqs)
-
-
-def fewest_seqs(shapes: Iterable[Shape], num_seqs: int) -> int:
-    """The smallest number of sequences of a shape that fits so many."""
-    return min(s.num_seqs for s in shapes if s.num_seqs >= num_seqs)

@@ -13,10 +13,10 @@ from jax.sharding import NamedSharding
 
 from flaxen.attention_kernels.paged_attention import page_axes
 from flaxen.execution.rows import Rows
-from flaxen.execution.sampling import OK, BatchNeeds, Sampled, sample
+from flaxen.execution.sampling import BatchNeeds, Sampled, sample
 from flaxen.execution.step_input import StepInput, StepLayout
 from flaxen.execution.step_options import StepOptions
-from flaxen.execution.verify import keep_verified, sampled_positions, write_drafts
+from flaxen.execution.verify import sampled_positions, write_drafts
 from flaxen.kernels.awaited_mask import awaited_mask
 from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_batch import PagedBatch
@@ -106,17 +106,18 @@ def run_step(
       mode: what is reported as log-probabilities; static.
 
     Returns:
-      The updated tokens and cache, the samples [S, K + 1], all tokens' hidden states [T, D], and
-      the load of the experts, or None. Samples of sequences that do not sample are meaningless.
+      The updated tokens and cache, the samples [P] as in `sampled_positions`, all tokens' hidden
+      states [T, D], and the load of the experts, or None. Samples that are not active are
+      meaningless.
     """
     tokens, cache, last, hidden, load = run_forward(
         model, layout, num_tokens, params, tokens, cache, packed, options
     )
     if not model.generates:
-        return tokens, cache, no_samples(layout.unpack(packed), num_top), hidden, load
+        return tokens, cache, no_samples(packed.shape[0], num_top), hidden, load
     bitmask = None
     if options.mask_ticket is not None:
-        shape = packed.shape[0], num_mask_words(model.vocab_size)
+        shape = last.shape[0], num_mask_words(model.vocab_size)
         bitmask = awaited_mask(jnp.asarray(options.mask_ticket), last, shape)
     tokens, sampled = run_sample(
         model, layout, num_top, params, rows, tokens, packed, last, needs, bitmask, mode=mode
@@ -140,8 +141,8 @@ def run_forward(
       model, layout, num_tokens, params, tokens, cache, packed, options: as in `run_step`.
 
     Returns:
-      The updated tokens and cache, the hidden states where the step samples [K + 1, S, D] (zeros
-      where it does not), all tokens' hidden states [T, D], and the load of the experts, or None.
+      The updated tokens and cache, the hidden states where the step samples [P, D] (zeros where it
+      does not), all tokens' hidden states [T, D], and the load of the experts, or None.
     """
     params = expand(params)
     step = layout.unpack(packed)
@@ -165,9 +166,10 @@ def run_forward(
         load = expert_load(model, routings, ids >= 0)
     else:
         hidden, cache = model.forward(adapted, ids, positions, attend, cache)
-    where = sampled_positions(step, batch)
+    num_positions = layout.num_positions(packed.shape[0], num_tokens)
+    where = sampled_positions(step, batch, num_positions)
     last = jnp.where(where.is_active[:, None], hidden[where.token], 0)
-    return tokens, cache, last.reshape(-1, step.row.shape[0], last.shape[-1]), hidden, load
+    return tokens, cache, last, hidden, load
 
 
 def run_sample(
@@ -188,15 +190,14 @@ def run_sample(
 
     Args:
       model, layout, num_top, params, rows, tokens, packed, needs, mode: as in `run_step`.
-      last: the hidden states where the step samples [K + 1, S, D], from `run_forward`.
-      grammar_bitmask: [S, ceil(V / 32)] uint32, as in `sampling.sample`; None allows all tokens.
+      last: the hidden states where the step samples [P, D], from `run_forward`.
+      grammar_bitmask: [P, ceil(V / 32)] uint32, as in `sampling.sample`; None allows all tokens.
 
     Returns:
-      The updated tokens, and the samples [S, K + 1].
+      The updated tokens, and the samples [P].
     """
     step = layout.unpack(packed)
-    where = sampled_positions(step, step.paged_batches()[0])
-    last = last.reshape(-1, last.shape[-1])
+    where = sampled_positions(step, step.paged_batches()[0], last.shape[0])
     sampled = sample(
         model.unembed(expand(params), last),
         jnp.all(jnp.isfinite(last), axis=-1) & where.is_active,
@@ -206,40 +207,22 @@ def run_sample(
         needs,
         num_top,
         model.backend,
-        _at_each_position(grammar_bitmask, step),
+        grammar_bitmask,
         placement=vocab_placement(model),
         mode=mode,
     )
     # An index out of range is dropped.
     target = jnp.where(where.is_active, where.row, layout.num_rows)
     tokens = tokens.at[target, where.position].set(sampled.tokens, mode="drop")
-    return tokens, _by_sequence(sampled, step)
+    return tokens, sampled
 
 
-def no_samples(step: StepInput, num_top: int) -> Sampled:
-    """The samples [S, K + 1] of a model that predicts no tokens: nobody reads them."""
-    shape = (step.row.shape[0], 1 + step.draft_token_ids.shape[1])
-    ids, numbers = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
-    top = (*shape, num_top)
+def no_samples(num_seqs: int, num_top: int) -> Sampled:
+    """The samples [S] of a model that predicts no tokens: nobody reads them."""
+    ids, numbers = jnp.zeros(num_seqs, jnp.int32), jnp.zeros(num_seqs, jnp.float32)
+    top = num_seqs, num_top
     logprobs = Logprobs(numbers, ids, jnp.zeros(top, jnp.int32), jnp.zeros(top, jnp.float32))
     return Sampled(ids, ids, logprobs)
-
-
-def _at_each_position(bitmask: jax.Array | None, step: StepInput) -> jax.Array | None:
-    """The sequences' bitmasks [S, ceil(V / 32)], repeated for all sampled positions.
-
-    A sequence with a grammar has no drafts, so it only samples at its first position.
-    """
-    return None if bitmask is None else jnp.tile(bitmask, (1 + step.draft_token_ids.shape[1], 1))
-
-
-def _by_sequence(sampled: Sampled, step: StepInput) -> Sampled:
-    """Rearranges samples [(K + 1) * S], in the order of `sampled_positions`, to [S, K + 1]."""
-    verified = keep_verified(sampled.tokens, sampled.status == OK, step)
-    by_sequence: Sampled = jax.tree.map(
-        lambda each: each.reshape(-1, step.row.shape[0], *each.shape[1:]).swapaxes(0, 1), sampled
-    )
-    return by_sequence._replace(tokens=verified)
 
 
 def _known_tokens(

@@ -63,6 +63,11 @@ class StepLayout:
     num_rows: int  # R
     pages_per_seq: tuple[int, ...]  # P of each cache group
     num_spec_tokens: int = 0  # K
+    max_sampled: int = 0  # the most positions at which a step samples, if it may have drafts
+
+    def num_positions(self, num_seqs: int, num_tokens: int) -> int:
+        """P, the positions at which a step of S sequences and T tokens samples."""
+        return min(num_tokens, self.max_sampled) if self.num_spec_tokens else num_seqs
 
     def pack(self, items: Sequence[Scheduled], num_seqs: int) -> np.ndarray:
         """Makes a step's array on the host.

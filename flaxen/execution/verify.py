@@ -1,10 +1,10 @@
-"""Verifies draft tokens on the device: a draft is accepted if it equals the token sampled there.
+"""Where a step samples: after the last known token of each sequence, and after each of its drafts.
 
-A sample depends only on its logits, its position and its sequence's seed (decision 0042). So
-accepting drafts by comparison gives exactly the output of plain decoding, greedy or not. Samples
-are ordered by position, [K + 1, S]: first those after each sequence's last known token. Without
-drafts the rest is padding, which costs almost nothing. Deliberately does not know: drafters, how
-tokens are sampled.
+A sample depends only on its logits, its position and its sequence's seed (decision 0042). So the
+host accepts a draft if it equals the token that was sampled there, which gives exactly the output
+of plain decoding, greedy or not. The samples of a sequence follow each other, and those of
+sequences have the order of the step, so that a step has no more of them than it has tokens
+(decision 0361). Deliberately does not know: drafters, how tokens are sampled or compared.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxen.execution.rows import NO_TOKEN
 from flaxen.execution.step_input import StepInput
 from flaxen.kernels.paged_batch import PagedBatch
 
 
 class Samples(NamedTuple):
-    """Where a step samples: S sequences times K + 1 positions, flattened."""
+    """The P positions at which a step samples. What is beyond the last one is not active."""
 
-    token: jax.Array  # [(K+1) * S] int32, the index in the step of the token before the sample
-    row: jax.Array  # [(K+1) * S] int32, the sequence's row
-    position: jax.Array  # [(K+1) * S] int32, the sampled token's position in its sequence
-    is_active: jax.Array  # [(K+1) * S] bool, whether a token is sampled here
+    token: jax.Array  # [P] int32, the index in the step of the token before the sample
+    row: jax.Array  # [P] int32, the sequence's row
+    position: jax.Array  # [P] int32, the sampled token's position in its sequence
+    is_active: jax.Array  # [P] bool, whether a token is sampled here
 
 
 def write_drafts(tokens: jax.Array, step: StepInput) -> jax.Array:
@@ -43,36 +42,27 @@ def write_drafts(tokens: jax.Array, step: StepInput) -> jax.Array:
     return tokens.at[row, position].set(step.draft_token_ids, mode="drop")
 
 
-def sampled_positions(step: StepInput, batch: PagedBatch) -> Samples:
-    """Where to sample: after each sequence's last known token, and after each of its drafts."""
-    num_positions = 1 + step.draft_token_ids.shape[1]
-    offset = jnp.arange(num_positions, dtype=jnp.int32)[:, None]
-    num_drafts = step.num_draft_tokens[None]
-    index = batch.cu_q_lens[None, 1:] - 1 - num_drafts + offset
-    is_active = step.samples[None] & (offset <= num_drafts)
-    return Samples(
-        token=jnp.maximum(index, 0).reshape(-1),
-        row=jnp.broadcast_to(step.row[None], is_active.shape).reshape(-1),
-        position=(step.num_known[None] + offset).reshape(-1),
-        is_active=is_active.reshape(-1),
-    )
-
-
-def keep_verified(sampled: jax.Array, ok: jax.Array, step: StepInput) -> jax.Array:
-    """The tokens of a step, [S, K + 1]: the accepted drafts, and the token after them.
-
-    Entries after a rejected draft or a failed sample are NO_TOKEN.
+def sampled_positions(step: StepInput, batch: PagedBatch, num_positions: int) -> Samples:
+    """Where to sample.
 
     Args:
-      sampled: [(K + 1) * S] int32, in the order of `sampled_positions`.
-      ok: [(K + 1) * S] bool, whether the sample is valid.
-      step: the step.
+      step: the step of S sequences, each of which has 1 + its drafts positions.
+      batch: where the tokens of its sequences are.
+      num_positions: P, static; S in a step that can have no drafts.
     """
     num_seqs, num_spec_tokens = step.draft_token_ids.shape
-    sampled = sampled.reshape(num_spec_tokens + 1, num_seqs).T
-    ok = ok.reshape(num_spec_tokens + 1, num_seqs).T
-    is_draft = jnp.arange(num_spec_tokens)[None] < step.num_draft_tokens[:, None]
-    is_right = is_draft & ok[:, :-1] & (sampled[:, :-1] == step.draft_token_ids)
-    is_kept = jnp.cumprod(is_right, axis=1, dtype=jnp.int32) > 0
-    first = jnp.ones((num_seqs, 1), bool)
-    return jnp.where(jnp.concatenate([first, is_kept], axis=1), sampled, NO_TOKEN)
+    num_drafts = step.num_draft_tokens
+    place = jnp.arange(num_positions, dtype=jnp.int32)
+    sequence, offset = place, jnp.zeros_like(place)
+    if num_spec_tokens:
+        ends = jnp.cumsum(1 + num_drafts)
+        passed = jnp.sum(place[:, None] >= ends[None], axis=1, dtype=jnp.int32)
+        sequence = jnp.minimum(passed, num_seqs - 1)
+        offset = place - (ends - 1 - num_drafts)[sequence]
+    index = batch.cu_q_lens[1:][sequence] - 1 - num_drafts[sequence] + offset
+    return Samples(
+        token=jnp.maximum(index, 0),
+        row=step.row[sequence],
+        position=step.num_known[sequence] + offset,
+        is_active=step.samples[sequence] & (offset <= num_drafts[sequence]),
+    )

@@ -75,6 +75,8 @@ class EngineStats:
     num_adapter_loads: int = 0  # copies from host memory to the device
     num_draft_tokens: int = 0  # verified
     num_accepted_tokens: int = 0  # the accepted ones of these
+    num_drafts: int = 0  # each has one or more draft tokens of a sequence
+    accepted_per_pos: tuple[int, ...] = ()  # the accepted tokens by their place in their draft
     num_deferred: int = 0  # of the waiting sequences, those that wait for their adapter's slot
     # Steps by their tokens, prompt tokens and generated ones, in the buckets of STEP_TOKEN_BOUNDS,
     # and one for larger ones; () if none are counted.

@@ -21,9 +21,19 @@ class Counters:
     num_adapter_loads: int = 0
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_drafts: int = 0
+    accepted_per_pos: list[int] = field(default_factory=list)  # as long as the longest draft
     num_prompts: int = 0  # prompts whose first token is sampled; only used here
     step_sizes: list[int] = field(default_factory=lambda: [0] * (len(STEP_TOKEN_BOUNDS) + 1))
     sum_step_tokens: int = 0
+
+    def count_draft(self, num_tokens: int, num_accepted: int) -> None:
+        """Counts the draft of a sequence that a step has verified."""
+        self.num_drafts += 1
+        self.num_draft_tokens += num_tokens
+        self.num_accepted_tokens += num_accepted
+        for place in range(num_accepted):
+            self.accepted_per_pos[place] += 1
 
     def count_step(self, num_tokens: int) -> None:
         """Counts a step with so many prompt tokens and generated ones."""

@@ -58,7 +58,7 @@ class Scheduler:
         self.config, self._pace = config, pace
         self.pools = Pools(config)
         self.adapter_slots = AdapterSlots(config.lora.max_loras if config.lora is not None else 0)
-        self.counters = Counters()
+        self.counters = Counters(accepted_per_pos=[0] * config.num_spec_tokens)
         self._page_size = config.page_size
         self._running = Running(config.max_num_seqs, self.pools, self.adapter_slots, self.counters)
         self._waiting = Waiting()
@@ -83,6 +83,15 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Sequences that were never admitted, or were preempted."""
         return len(self._waiting)
+
+    def running(self) -> tuple[Sequence, ...]:
+        """The running sequences, oldest first."""
+        return tuple(self._running)
+
+    @property
+    def num_admissible(self) -> int:
+        """The most sequences that the next step may admit."""
+        return min(len(self._waiting), self._running.num_free_rows)
 
     def waiting(self) -> tuple[Sequence, ...]:
         """All waiting sequences, in any order. Safe to call from any thread."""
@@ -154,8 +163,7 @@ class Scheduler:
         """
         if sequence.ended or num_drafts == 0:
             return
-        self.counters.num_draft_tokens += num_drafts
-        self.counters.num_accepted_tokens += num_accepted
+        self.counters.count_draft(num_drafts, num_accepted)
         num_rejected = num_drafts - num_accepted
         sequence.num_in_flight -= num_rejected
         if sequence.row is not None:  # otherwise it was preempted, and is computed again
@@ -208,7 +216,8 @@ class Scheduler:
         page_size = self._page_size
         last_slot = page_size - 1
         items = plan.items
-        spare = budget - len(self._running)  # every sequence gets one token before any gets drafts
+        # Every sequence gets one token before any gets drafts, also one that is admitted now.
+        spare = min(budget, self.config.max_sampled - self.num_admissible) - len(self._running)
         for sequence in list(self._running):
             row = sequence.row
             if row is None or budget == 0:

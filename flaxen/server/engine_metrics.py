@@ -42,6 +42,7 @@ _COUNTERS = (
     ("generation_tokens", "Tokens generated.", "num_generated_tokens"),
     ("engine_steps", "Steps of the engine.", "num_steps"),
     ("lora_loads", "Adapters copied to the device.", "num_adapter_loads"),
+    ("spec_decode_num_drafts", "Drafts that were verified, of one or more tokens.", "num_drafts"),
     ("spec_decode_num_draft_tokens", "Draft tokens that were verified.", "num_draft_tokens"),
     ("spec_decode_num_accepted_tokens", "Of these the accepted ones.", "num_accepted_tokens"),
 )
@@ -83,6 +84,8 @@ class EngineCollector(Collector):
         yield _step_tokens(prefix, found)
         if any(stats.cache is not None for _, stats in found):
             yield _cache_info(prefix, found)
+        if any(stats.accepted_per_pos for _, stats in found):
+            yield _accepted_per_pos(prefix, found)
         if any(stats.expert_tokens for _, stats in found):
             yield _expert_tokens(prefix, found)
         with_adapters = [stats for _, stats in found if stats.max_loras]
@@ -161,6 +164,18 @@ def _cache_info(prefix: str, found: Found) -> Metric:
                 round(each.cache.num_whole, 2),
             )
             family.add_metric([model_name, str(index), *map(str, sizes)], 1)
+    return family
+
+
+def _accepted_per_pos(prefix: str, found: Found) -> Metric:
+    family = CounterMetricFamily(
+        f"{prefix}:spec_decode_num_accepted_tokens_per_pos",
+        "Accepted draft tokens by their place in their draft, from 0.",
+        labels=(*LABELS, "position"),
+    )
+    for model_name, stats in found:
+        for place, count in enumerate(stats.accepted_per_pos):
+            family.add_metric([model_name, str(place)], count)
     return family
 
 

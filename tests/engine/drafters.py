@@ -1,15 +1,49 @@
-"""Drafters for tests."""
+"""Drafters for tests, and what lets all their drafts be verified."""
 
 from __future__ import annotations
 
+import abc
 import random
 from collections.abc import Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
+from flaxen.engine.speculative.payoff import Offer, Payoff
+from flaxen.scheduling.sequence import Sequence
+
+
+class Always(Payoff):
+    """Takes all drafts that there is room for."""
+
+    def choose(
+        self, offers: Ids[Offer], num_running: int, spare: int, draft_s: float = 0.0
+    ) -> list[int]:
+        numbers = []
+        for offer in offers:
+            numbers.append(min(offer.most, spare))
+            spare -= numbers[-1]
+        return numbers
+
+
+class Reader(abc.ABC):
+    """A drafter that only reads the tokens of one sequence at a time."""
+
+    only_reads, token_s = True, 0.0
+    has_ended = False
+
+    @abc.abstractmethod
+    def after(self, token_ids: Ids[int], most: int) -> Ids[int]:
+        """What it proposes."""
+
+    def propose(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, Ids[int]]:
+        return {each: self.after(each.tokens, most) for each, most in wanted.items()}
+
+    def end(self, sequence: Sequence) -> None:
+        self.has_ended = True
+
 
 @dataclass
-class Knowing:
+class Knowing(Reader):
     """Knows how each prompt goes on, and guesses wrong as often as it is told to.
 
     Args:
@@ -24,7 +58,7 @@ class Knowing:
     random: random.Random = field(default_factory=lambda: random.Random(0))
     num_asked: int = 0
 
-    def propose(self, token_ids: Ids[int], num_spec_tokens: int) -> list[int]:
+    def after(self, token_ids: Ids[int], num_spec_tokens: int) -> list[int]:
         self.num_asked += 1
         known = tuple(token_ids)
         prompt = next(p for p in self.futures if known[: len(p)] == p)
@@ -36,10 +70,10 @@ class Knowing:
 
 
 @dataclass
-class Scripted:
-    """Proposes what a list holds, one entry a call, and then nothing."""
+class Scripted(Reader):
+    """Proposes what is held for a last token, and else nothing."""
 
-    proposals: list[list[int]]
+    proposals: Mapping[int, list[int]]
 
-    def propose(self, token_ids: Ids[int], num_spec_tokens: int) -> list[int]:
-        return self.proposals.pop(0)[:num_spec_tokens] if self.proposals else []
+    def after(self, token_ids: Ids[int], num_spec_tokens: int) -> list[int]:
+        return self.proposals.get(token_ids[-1], [])[:num_spec_tokens]

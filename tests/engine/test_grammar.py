@@ -13,7 +13,7 @@ from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.protocol import FieldError, Request
 from flaxen.scheduling.executor import StepResult
 from flaxen.scheduling.plan import StepPlan
-from tests.engine.drafters import Knowing
+from tests.engine.drafters import Always, Knowing
 from tests.engine.fakes import SMALL, VOCAB_SIZE, FakeExecutor, fake_engine, run_out
 from tests.engine.grammars import Rule
 from tests.engine.tiny import (
@@ -224,7 +224,8 @@ def test_a_sequence_with_a_grammar_gets_no_drafts(real: JaxExecutor) -> None:
     plain = run(make_engine(CONFIG, executor=real), asked)
     futures = {tuple(o.prompt_token_ids): o.outputs[0].token_ids for o in plain}
     del futures[asked[1].prompt_token_ids]  # it would fail if it were asked
-    engine = make_engine(CONFIG, executor=real, drafter=Knowing(futures, VOCAB_SIZE))
+    drafter = Knowing(futures, VOCAB_SIZE)
+    engine = make_engine(CONFIG, executor=real, drafter=drafter, payoff=Always())
     got = run(engine, asked)
     assert [trace(output) for output in got] == [trace(output) for output in plain]
     assert engine.stats().num_accepted_tokens > 0

@@ -14,7 +14,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import Request
 from flaxen.scheduling.config import EngineConfig
-from tests.engine.drafters import Knowing
+from tests.engine.drafters import Always, Knowing
 from tests.engine.tiny import (
     EOS_ID,
     MODEL,
@@ -86,7 +86,7 @@ def test_speculative_is_plain(
     executor: JaxExecutor, plain: list[RequestOutput], wrong: float
 ) -> None:
     drafter = knowing(plain, wrong)
-    engine = make_engine(CONFIG, executor=executor, drafter=drafter)
+    engine = make_engine(CONFIG, executor=executor, drafter=drafter, payoff=Always())
     for _ in range(2):  # the second finds cached prefixes
         got = run(engine, requests())
         assert [trace(output) for output in got] == [trace(output) for output in plain]
@@ -100,7 +100,7 @@ def test_speculative_is_plain_when_it_is_preempted(executor: JaxExecutor) -> Non
     crowd = [request(f"r{i}", p, max_tokens=50) for i, p in enumerate(prompts([20] * 8))]
     plain = run(make_engine(CONFIG, executor=executor), crowd)
     small = replace(CONFIG, groups=pools(16), enable_prefix_caching=False)
-    engine = make_engine(small, executor=executor, drafter=knowing(plain, 0.3))
+    engine = make_engine(small, executor=executor, drafter=knowing(plain, 0.3), payoff=Always())
     got = run(engine, crowd)
     assert engine.stats().num_preemptions > 0
     assert [trace(output) for output in got] == [trace(output) for output in plain]

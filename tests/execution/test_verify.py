@@ -5,18 +5,20 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxen.engine.speculative.drafter import propose
-from flaxen.execution.rows import NO_TOKEN
+from flaxen.engine.speculative.drafter import check_proposal
+from flaxen.execution.results import verified
+from flaxen.execution.sampling import OK
 from flaxen.execution.step_input import StepInput, StepLayout
-from flaxen.execution.verify import keep_verified, sampled_positions, write_drafts
+from flaxen.execution.verify import sampled_positions, write_drafts
+from flaxen.scheduling.executor import RowFailure
 from flaxen.scheduling.plan import Scheduled
 from tests.engine.fakes import sequence_of
 
 K = 3
-LAYOUT = StepLayout(num_rows=4, pages_per_seq=(4,), num_spec_tokens=K)
+LAYOUT = StepLayout(num_rows=4, pages_per_seq=(4,), num_spec_tokens=K, max_sampled=8)
 
 
 def step_of(*drafts: tuple[int, ...]) -> StepInput:
@@ -39,62 +41,30 @@ def test_drafts_are_written_after_the_known_tokens() -> None:
 
 def test_samples_follow_the_last_known_token_and_each_draft() -> None:
     step = step_of((7, 8), (), (9,))  # the tokens 0 to 2, 3, and 4 to 5 of the step
-    where = sampled_positions(step, *step.paged_batches())
-    by_position = where.token.reshape(K + 1, 4), where.position.reshape(K + 1, 4)
-    is_active = np.array(where.is_active.reshape(K + 1, 4))
-    assert is_active.T.tolist() == [
-        [True, True, True, False],
-        [True, False, False, False],
-        [True, True, False, False],
-        [False] * 4,
-    ]
-    for values, expected in zip(by_position, ([0, 1, 2, 3, 4, 5], [5, 6, 7, 5, 5, 6]), strict=True):
-        assert np.array(values).T[is_active.T].tolist() == expected
+    where = sampled_positions(step, *step.paged_batches(), 8)
+    assert where.is_active.tolist() == [True] * 6 + [False] * 2
+    assert where.token[:6].tolist() == [0, 1, 2, 3, 4, 5]
+    assert where.row[:6].tolist() == [0, 0, 0, 1, 2, 2]
+    assert where.position[:6].tolist() == [5, 6, 7, 5, 5, 6]
 
 
-@settings(deadline=None)
-@given(
-    drafts=st.lists(st.lists(st.integers(0, 2), max_size=K), min_size=1, max_size=4),
-    data=st.data(),
-)
-def test_kept_are_the_right_drafts_and_one_more(
-    drafts: list[list[int]], data: st.DataObject
-) -> None:
-    sampled = data.draw(
-        st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), min_size=4, max_size=4)
-    )
-    ok = data.draw(
-        st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=4, max_size=4)
-    )
-    kept = keep_verified(
-        jnp.asarray(sampled).T.reshape(-1),
-        jnp.asarray(ok).T.reshape(-1),
-        step_of(*map(tuple, drafts)),
-    )
-    for line, draft in enumerate(drafts):
-        expected: list[int] = []
-        for position in range(len(draft) + 1):
-            expected.append(sampled[line][position])
-            is_right = position < len(draft) and draft[position] == sampled[line][position]
-            if not (is_right and ok[line][position]):
-                break
-        expected += [NO_TOKEN] * (K + 1 - len(expected))
-        assert kept[line].tolist() == expected
-
-
-class Fixed:
-    def __init__(self, *token_ids: int) -> None:
-        self._token_ids = token_ids
-
-    def propose(self, token_ids: object, num_spec_tokens: int) -> tuple[int, ...]:
-        return self._token_ids
+@given(data=st.data(), drafts=st.lists(st.integers(0, 2), max_size=K))
+def test_kept_are_the_right_drafts_and_one_more(data: st.DataObject, drafts: list[int]) -> None:
+    size = len(drafts) + 1
+    sampled = data.draw(st.lists(st.integers(0, 2), min_size=size, max_size=size))
+    status = data.draw(st.lists(st.sampled_from([OK, OK, 1, 2]), min_size=size, max_size=size))
+    num_right = next((i for i, d in enumerate(drafts) if sampled[i] != d), len(drafts))
+    failed = next((i for i in range(num_right + 1) if status[i] != OK), None)
+    found, failure = verified(sampled, status, drafts)
+    assert found == sampled[: num_right + 1 if failed is None else failed]
+    assert failure == (None if failed is None else RowFailure(status[failed]))
 
 
 def test_a_drafter_that_proposes_too_many_tokens_is_refused() -> None:
-    with pytest.raises(ValueError, match="proposed 3 tokens, but num_spec_tokens is 2"):
-        propose(Fixed(1, 2, 3), [1], 2, 300)
+    with pytest.raises(ValueError, match="proposed 3 tokens, and was asked for 2"):
+        check_proposal([1, 2, 3], 2, 300)
 
 
 def test_a_draft_token_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="the token id 300, outside the vocabulary of 300 tokens"):
-        propose(Fixed(1, 300), [1], 2, 300)
+        check_proposal([1, 300], 2, 300)

@@ -46,6 +46,7 @@ def test_drafts_change_no_token(
         page_size=page_size,
         max_num_seqs=3,
         max_num_batched_tokens=chunk,
+        num_spec_tokens=3,
     )
     engine = FakeEngine(config)
     for _ in range(4):
@@ -72,6 +73,7 @@ def decoding(*specs: CacheSpec) -> tuple[Scheduler, Sequence]:
     config = EngineConfig(
         max_model_len=32, groups=groups(specs, 16), page_size=2, max_num_seqs=2,
         max_num_batched_tokens=16,
+        num_spec_tokens=0 if any(isinstance(spec, State) for spec in specs) else 5,
     )  # fmt: skip
     scheduler = Scheduler(config)
     sequence = Sequence(

@@ -62,6 +62,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_num_batched_tokens=chunk,
             enable_prefix_caching=caching,
             lora=LoraLimits(max_loras=max_loras),
+            num_spec_tokens=0 if any(isinstance(spec, State) for spec in specs) else 3,
         )
         self.depth = depth
         self.pace = None if pace is None else Pace(1.0, pace)

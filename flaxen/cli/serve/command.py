@@ -33,6 +33,7 @@ from flaxen.cli.serve.options import RequestLimitOptions, ServerOptions, Serving
 from flaxen.cli.serve.parser_options import ParserOptions
 from flaxen.cli.serve.pool_options import PoolOptions, refuse_for_several, want_models
 from flaxen.cli.serve.router_options import RouterOptions
+from flaxen.cli.serve.speculation_options import SpeculationOptions
 from flaxen.protocol import EngineClosedError
 from flaxen.serving.announcement.facts import is_public
 from flaxen.serving.logs import LogFormat, logging_to
@@ -64,6 +65,7 @@ def serve(
     fine_tuning: FineTuningOptions,
     pool: PoolOptions,
     router: RouterOptions,
+    speculation: SpeculationOptions,
 ) -> None:
     """Serve one model or several over the OpenAI API, until SIGTERM or Ctrl-C.
 
@@ -85,7 +87,7 @@ def serve(
         if server.dev_mode:
             _check_dev_mode(fine_tuning, processes)
         of_engine = (model_options, runner, context, steps, batch, serving, mesh)
-        groups = (*of_engine, models, machine, template, defaults)
+        groups = (*of_engine, models, machine, template, defaults, speculation.joined())
         make_args = partial(_engine_args, groups, max_logprobs=limits.max_logprobs)
         given = Given(
             server=server,
@@ -98,7 +100,7 @@ def serve(
             make_args=make_args,
         )
         if len(named) > 1:
-            refuse_for_several(server, model_options, template, mesh, processes)
+            refuse_for_several(server, model_options, template, speculation, mesh, processes)
             code = _serve_several(named, given, pool)
         else:
             code = _serve_one(named[0], given, mesh, processes, pool.models_memory)

@@ -12,7 +12,7 @@ import typer
 _option = partial(typer.Option, rich_help_panel="Tools and reasoning")
 
 
-def _parse_object(text: str) -> dict[str, Any]:
+def parse_object(text: str, example: str = '{"enable_thinking": false}') -> dict[str, Any]:
     """Parses a JSON object for typer.
 
     Raises:
@@ -23,7 +23,7 @@ def _parse_object(text: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise typer.BadParameter(f'give a JSON object such as {{"enable_thinking": false}}: {text}')
+        raise typer.BadParameter(f"give a JSON object such as {example}: {text}")
     return value
 
 
@@ -52,7 +52,7 @@ class ParserOptions:
         dict[str, Any] | None,
         _option(
             "--default-chat-template-kwargs",
-            parser=_parse_object,
+            parser=parse_object,
             metavar="JSON",
             help="Variables of the chat template for requests that do not set them, such as "
             '{"enable_thinking": false}.',

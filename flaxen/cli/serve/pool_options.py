@@ -18,6 +18,7 @@ from flaxen.cli.serve.adapters import LoraOptions, serve_adapter
 from flaxen.cli.serve.given import Given
 from flaxen.cli.serve.named_models import NamedModel
 from flaxen.cli.serve.options import ServerOptions
+from flaxen.cli.serve.speculation_options import SpeculationOptions
 from flaxen.cli.sizes import parse_size_option
 from flaxen.serving.load_at_start import LoadAtStart
 
@@ -73,6 +74,7 @@ def refuse_for_several(
     server: ServerOptions,
     model_options: ModelOptions,
     template: ChatTemplateOptions,
+    speculation: SpeculationOptions,
     mesh: MeshOptions,
     processes: ProcessOptions,
 ) -> None:
@@ -88,6 +90,8 @@ def refuse_for_several(
         reason = "--skip-model-name-validation can't tell which of the models is meant"
     elif template.chat_template is not None:
         reason = "--chat-template belongs to one model"
+    elif speculation.joined().speculative_config is not None:
+        reason = "--speculative-config belongs to one model"
     elif model_options.definition is not None:
         reason = "--definition belongs to one model"
     elif mesh.num_devices > 1:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence as Ids
 from typing import Protocol
+
+from flaxen.scheduling.sequence import Sequence
 
 
 class Drafter(Protocol):
@@ -11,35 +14,42 @@ class Drafter(Protocol):
     proposes.
     """
 
-    def propose(self, token_ids: Sequence[int], num_spec_tokens: int) -> Sequence[int]:
-        """Proposes the next tokens of a sequence.
+    # Whether it only reads tokens, so that asking costs next to nothing.
+    only_reads: bool
 
-        Args:
-          token_ids: all known tokens of the sequence; must not be changed.
-          num_spec_tokens: the most that may be proposed.
-
-        Returns:
-          At most `num_spec_tokens` tokens; with none, the sequence decodes plainly.
+    @property
+    def token_s(self) -> float:
+        """The seconds in which it proposes one more token for the sequences that it is asked
+        about; 0 if it only reads.
         """
 
+    def propose(self, wanted: Mapping[Sequence, int]) -> Mapping[Sequence, Ids[int]]:
+        """Proposes the next tokens of sequences.
 
-def propose(
-    drafter: Drafter, token_ids: Sequence[int], num_spec_tokens: int, vocab_size: int
-) -> tuple[int, ...]:
-    """Asks a drafter and checks its proposal.
+        Args:
+          wanted: the most tokens for each. Their known tokens must not be changed, and only grow
+            from one call to the next.
+
+        Returns:
+          At most so many tokens for each; a sequence with none may be missing.
+        """
+
+    def end(self, sequence: Sequence) -> None:
+        """The sequence has ended: what is kept of it is dropped. Any sequence may be given."""
+
+
+def check_proposal(proposed: Ids[int], most: int, vocab_size: int) -> tuple[int, ...]:
+    """Checks what a drafter proposed for a sequence.
 
     Raises:
-      ValueError: the drafter proposed too many tokens, or an invalid token id.
+      ValueError: it proposed more than `most` tokens, or an invalid token id.
     """
-    proposed = tuple(drafter.propose(token_ids, num_spec_tokens))
-    if len(proposed) > num_spec_tokens:
-        raise ValueError(
-            f"the drafter proposed {len(proposed)} tokens, but num_spec_tokens is {num_spec_tokens}"
-        )
+    if len(proposed) > most:
+        raise ValueError(f"the drafter proposed {len(proposed)} tokens, and was asked for {most}")
     for token_id in proposed:
         if not 0 <= token_id < vocab_size:
             raise ValueError(
                 f"the drafter proposed the token id {token_id}, outside the vocabulary of "
                 f"{vocab_size} tokens"
             )
-    return proposed
+    return tuple(proposed)

@@ -1,14 +1,33 @@
-"""The draft tokens of sequences for their next step.
+"""The draft tokens of sequences for their next step: who gets some, and who is waited for.
 
-Deliberately does not know: how drafts are made or verified, or how many fit into a step.
+Deliberately does not know: how drafts are made or verified.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
 
-from flaxen.engine.speculative.drafter import Drafter, propose
+from flaxen.engine.speculative.drafter import Drafter, check_proposal
+from flaxen.engine.speculative.payoff import Acceptance, Offer, Payoff
+from flaxen.scheduling.config import EngineConfig
+from flaxen.scheduling.scheduler import Scheduler
 from flaxen.scheduling.sequence import Sequence
+
+_LOG = logging.getLogger("flaxen.engine")
+_FIRST_RATE = 0.5  # of a drafter that only reads: what it would have said is checked all along
+_FIRST_RATE_OF_MODELS = 0.8
+
+
+@dataclass(slots=True)
+class _Watched:
+    """What is known of a sequence's drafts."""
+
+    acceptance: Acceptance
+    foreseen: int | None = None  # its next token, as the drafter said without being verified
+    num_known: int = 0  # its tokens when that was said
 
 
 class Drafts:
@@ -16,47 +35,147 @@ class Drafts:
 
     Args:
       drafter: None proposes nothing.
-      num_spec_tokens: the most draft tokens of a sequence.
+      config: the engine's sizes.
       vocab_size: the model's vocabulary size.
+      payoff: decides whether drafts pay.
 
     Raises:
       ValueError: there is a drafter, but num_spec_tokens is 0.
     """
 
-    def __init__(self, drafter: Drafter | None, num_spec_tokens: int, vocab_size: int) -> None:
-        if drafter is not None and num_spec_tokens == 0:
+    def __init__(
+        self, drafter: Drafter | None, config: EngineConfig, vocab_size: int, payoff: Payoff
+    ) -> None:
+        if drafter is not None and config.num_spec_tokens == 0:
             raise ValueError(
                 "a drafter was given, but num_spec_tokens is 0: set it to at least 1, or give no "
                 "drafter"
             )
         self.counts: dict[Sequence, int] = {}  # the number of draft tokens of each sequence
+        # Whether the next step is planned only when the tokens of the one in flight have come:
+        # then it has drafts, or its drafts depend on them.
+        self.holds = False
+        self.payoff = payoff
+        self._had_drafts = False
         self._drafter = drafter
-        self._num_spec_tokens, self._vocab_size = num_spec_tokens, vocab_size
+        self._config, self._vocab_size = config, vocab_size
+        self._watched: dict[Sequence, _Watched] = {}
 
     @property
     def is_on(self) -> bool:
-        """Whether there is a drafter; then a sequence waits until all its tokens have reached the
-        host.
-        """
+        """Whether there is a drafter."""
         return self._drafter is not None
 
-    def propose(self, sequence: Sequence) -> None:
-        """Asks the drafter about a sequence whose tokens have all reached the host.
+    def propose(self, scheduler: Scheduler, *, is_ahead: bool) -> None:
+        """Proposes drafts for the next step to plan, or decides to wait for it.
 
-        Raises:
-          ValueError: the proposal is invalid.
-          Exception: what the drafter raises.
+        Args:
+          scheduler: knows the running sequences. All tokens of fetched steps have been appended.
+          is_ahead: whether a step is in flight, whose tokens come before any drafts.
         """
-        if self._drafter is None or sequence.grammar is not None:
-            return  # a grammar's mask after a draft would depend on the draft
-        sequence.draft_token_ids = propose(
-            self._drafter, sequence.tokens, self._num_spec_tokens, self._vocab_size
-        )
-        if sequence.draft_token_ids:
-            self.counts[sequence] = len(sequence.draft_token_ids)
+        self.holds = False
+        running = scheduler.running()
+        spare = self._config.max_sampled - len(running) - scheduler.num_admissible
+        if self._drafter is None or spare <= 0:
+            return
+        asked = {s: most for s in running if (most := self._most(s, is_ahead)) > 0}
+        if not asked:
+            return
+        if self._drafter.only_reads:
+            proposed = self._ask(self._drafter, asked)
+            for sequence in asked:
+                self._look_back(sequence, proposed.get(sequence, ()))
+            offered = {s: len(ids) - is_ahead for s, ids in proposed.items()}
+            lengths = self._choose(offered, len(running), spare, is_ahead)
+        else:
+            lengths = self._choose(asked, len(running), spare, is_ahead, self._drafter.token_s)
+            for sequence in asked:
+                if not lengths.get(sequence):
+                    self._watch(sequence).acceptance.skip()
+            proposed = {} if is_ahead else self._ask(self._drafter, lengths)
+        if is_ahead:
+            self.holds = bool(lengths)
+            return
+        for sequence, length in lengths.items():
+            if drafted := proposed.get(sequence, ())[:length]:
+                sequence.draft_token_ids = tuple(drafted)
+                self.counts[sequence] = len(drafted)
+        # Where drafts have just been verified, the next ones are worth one more wait.
+        had_drafts, self._had_drafts = self._had_drafts, bool(self.counts)
+        self.holds = self._had_drafts or had_drafts
+
+    def verified(self, sequence: Sequence, num_drafts: int, num_accepted: int) -> None:
+        """A step has verified drafts of a sequence."""
+        if num_drafts and self._drafter is not None:
+            is_wrong = num_accepted < num_drafts
+            watched = self._watch(sequence)
+            watched.acceptance.observe(num_accepted, then_wrong=is_wrong)
+            watched.foreseen = None
 
     def drop(self, sequences: Iterable[Sequence]) -> None:
         """Removes the drafts of these sequences."""
         if self.counts:
             for sequence in sequences:
                 self.counts.pop(sequence, None)
+
+    def end(self, sequence: Sequence) -> None:
+        """Forgets a sequence that has ended."""
+        self.drop([sequence])
+        self._watched.pop(sequence, None)
+        if self._drafter is not None:
+            self._drafter.end(sequence)
+
+    def _most(self, sequence: Sequence, is_ahead: bool) -> int:
+        """The most tokens to propose for a sequence; 0 if it needs more than its next token."""
+        in_flight = sequence.num_in_flight
+        if sequence.num_tokens - sequence.num_computed_tokens != 1 or in_flight != is_ahead:
+            return 0
+        if len(sequence.tokens) == sequence.num_prompt_tokens or sequence.pooling is not None:
+            return 0
+        if sequence.grammar is not None:
+            return 0  # a grammar's mask after a draft would depend on the draft
+        room = sequence.max_num_tokens - sequence.num_tokens - 1
+        return min(room, self._config.num_spec_tokens) + in_flight if room > 0 else 0
+
+    def _watch(self, sequence: Sequence) -> _Watched:
+        watched = self._watched.get(sequence)
+        if watched is None:
+            assert self._drafter is not None
+            first = _FIRST_RATE if self._drafter.only_reads else _FIRST_RATE_OF_MODELS
+            watched = self._watched[sequence] = _Watched(Acceptance(first))
+        return watched
+
+    def _look_back(self, sequence: Sequence, proposed: Ids[int]) -> None:
+        """Checks what the drafter foresaw, and keeps what it foresees now."""
+        watched, num_known = self._watch(sequence), len(sequence.tokens)
+        if watched.foreseen is not None and num_known > watched.num_known:
+            is_right = sequence.tokens[watched.num_known] == watched.foreseen
+            watched.acceptance.observe(int(is_right), then_wrong=not is_right)
+        watched.foreseen, watched.num_known = (proposed[0] if proposed else None), num_known
+
+    def _choose(
+        self,
+        most: Mapping[Sequence, int],
+        num_running: int,
+        spare: int,
+        is_ahead: bool,
+        draft_s: float = 0.0,
+    ) -> dict[Sequence, int]:
+        """How many drafts each sequence gets, without those that get none."""
+        offers = [Offer(self._watch(s).acceptance.rate, n, is_ahead) for s, n in most.items()]
+        numbers = self.payoff.choose(offers, num_running, spare, draft_s)
+        return {s: number for s, number in zip(most, numbers, strict=True) if number > 0}
+
+    def _ask(self, drafter: Drafter, wanted: Mapping[Sequence, int]) -> dict[Sequence, Ids[int]]:
+        """The checked proposals, without empty ones."""
+        try:
+            proposed = drafter.propose(wanted)
+            return {
+                sequence: check_proposal(ids, wanted[sequence], self._vocab_size)
+                for sequence, ids in proposed.items()
+                if ids
+            }
+        except Exception:  # whatever it is, no output depends on it
+            _LOG.exception("the drafter failed: all sequences go on without drafts")
+            self._drafter = None
+            return {}

@@ -7,7 +7,7 @@ import typer
 
 from flaxen.cli.serve.given import server_config
 from flaxen.cli.serve.options import RequestLimitOptions, ServerOptions
-from flaxen.cli.serve.parser_options import ParserOptions, _parse_object
+from flaxen.cli.serve.parser_options import ParserOptions, parse_object
 
 
 def test_the_parsers_go_to_the_server() -> None:
@@ -17,12 +17,12 @@ def test_the_parsers_go_to_the_server() -> None:
 
 
 def test_variables_of_the_template_are_a_json_object() -> None:
-    parsers = ParserOptions(template_kwargs=_parse_object('{"enable_thinking": false}'))
+    parsers = ParserOptions(template_kwargs=parse_object('{"enable_thinking": false}'))
     config = server_config(ServerOptions(), RequestLimitOptions(), parsers, engine_sequences=9)
     assert config.template_kwargs == {"enable_thinking": False}
     for wrong in ("enable_thinking=false", "[1]"):
         with pytest.raises(typer.BadParameter, match="give a JSON object such as"):
-            _parse_object(wrong)
+            parse_object(wrong)
     reserved = ParserOptions(template_kwargs={"messages": []})
     with pytest.raises(ValueError, match="may not set 'messages'"):
         server_config(ServerOptions(), RequestLimitOptions(), reserved, engine_sequences=9)
