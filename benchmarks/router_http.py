@@ -78,12 +78,12 @@ class Proxy:
         while more:
             message = await receive()
             body, more = body + message["body"], message.get("more_body", False)
-        headers = tuple((k.decode(), v.decode()) for k, v in scope["headers"])
+        headers = tuple((k.decode(), v.decode()) for k, v in scope["headers"] if k != b"host")
         url = self.url + scope["path"]
-        answer, chunks = await self.client.send(scope["method"], url, headers, body)
-        start = {"type": "http.response.start", "status": answer.status_code}
-        await send({**start, "headers": answer.headers.raw})
-        async for chunk in chunks:
+        answer = await self.client.send(scope["method"], url, headers, body)
+        start = {"type": "http.response.start", "status": answer.status}
+        await send({**start, "headers": [(k.encode(), v.encode()) for k, v in answer.headers]})
+        async for chunk in answer.chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 

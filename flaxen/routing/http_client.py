@@ -1,91 +1,105 @@
-"""HttpClient: keeps connections to servers. Finding one costs the same however many there are.
-
-httpx's own pool looks at each of its connections for each request, with system calls for each that
-is idle: at 64 connections that was a third of the router's time (decision 0356).
-"""
+"""HttpClient: keeps connections to servers. Finding one costs the same however many there are."""
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator
+from functools import lru_cache
 from typing import Self
+from urllib.parse import quote, urlsplit
 
-import httpx
-
-from flaxen.routing.upstream import Headers
+from flaxen.routing.http_answer import BROKEN, Head, read_body, read_head
+from flaxen.routing.upstream import Answer, Headers, UpstreamError
 
 _CONNECT_S = 5.0  # then the next server of the model is tried
 # Below the 5 s after which uvicorn closes an idle connection, so that none is used while it does.
 _KEPT_S = 4.0
 _MOST_IDLE = 256  # of one server
-_TIMEOUT = httpx.Timeout(None, connect=_CONNECT_S).as_dict()
-_LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
+_PRINTED = "/?%:@!$&'()*+,;="  # in a URL as they are, beside letters, digits and -._~
+
+_Server = tuple[str, int, bool]  # its name, its port, and whether it speaks TLS
+_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class NotConnectedError(UpstreamError):
+    """A server does not accept a connection, so that it has seen nothing of the request."""
 
 
 class HttpClient:
     """Sends requests to servers, each over a connection that nobody else has at the time.
 
     It has no limits of its own, as those of the router count, reads no variables of the
-    environment, and adds no header but that of the host.
+    environment, and adds no headers but the host and, where it is missing, the length of the body.
     """
 
     def __init__(self) -> None:
-        self._ssl = httpx.create_ssl_context(trust_env=False)
+        self._ssl = ssl.create_default_context()
         # By server, with the time since which they are idle; the latest is used first.
-        self._idle: defaultdict[str, deque[tuple[float, httpx.AsyncHTTPTransport]]]
-        self._idle = defaultdict(deque)
+        self._idle: defaultdict[_Server, deque[tuple[float, _Connection]]] = defaultdict(deque)
 
-    async def send(
-        self, method: str, url: str, headers: Headers, body: bytes
-    ) -> tuple[httpx.Response, AsyncGenerator[bytes, None]]:
-        """Returns an answer whose body was not read, and its body; closing that ends the request.
+    async def send(self, method: str, url: str, headers: Headers, body: bytes) -> Answer:
+        """Returns an answer whose body was not read; closing its chunks ends the request.
 
         Raises:
-          httpx.ConnectError, httpx.ConnectTimeout: the server does not accept the connection.
-          httpx.HTTPError: it broke off; the body raises it, too.
+          NotConnectedError: the server does not accept the connection.
+          UpstreamError: it broke off; the chunks raise it, too.
         """
-        extensions = {"timeout": _TIMEOUT}
-        request = httpx.Request(
-            method, url, headers=list(headers), content=body, extensions=extensions
-        )
-        idle = self._idle[f"{request.url.scheme}://{request.url.netloc.decode()}"]
-        connection = self._connection(idle)
+        server, host, target = _parsed(url)
+        if body and "content-length" not in dict(headers):
+            headers += (("content-length", str(len(body))),)
+        lines = [f"{method} {target} HTTP/1.1", f"host: {host}"]
+        text = "\r\n".join(lines + [f"{name}: {value}" for name, value in headers])
+        if not text.count("\r") == text.count("\n") == len(headers) + 1 or "\0" in text:
+            raise UpstreamError(f"{url} was not asked: a header has a line break or a null")
+        connection = await self._connection(url, server)
+        reader, writer = connection
         try:
-            response = await connection.handle_async_request(request)
-        except BaseException:
-            await connection.aclose()
+            writer.write(b"%b\r\n\r\n%b" % (text.encode("latin-1"), body))
+            head = await read_head(reader)
+        except BaseException as error:
+            _drop(connection)
+            if isinstance(error, BROKEN):
+                raise _broke_off(url, error) from None
             raise
-        return response, self._body(response, connection, idle)
+        chunks = self._chunks(url, connection, head, self._idle[server])
+        return Answer(status=head.status, headers=head.headers, chunks=chunks)
 
-    def _connection(
-        self, idle: deque[tuple[float, httpx.AsyncHTTPTransport]]
-    ) -> httpx.AsyncHTTPTransport:
-        if idle and idle[-1][0] > time.monotonic() - _KEPT_S:
-            return idle.pop()[1]
-        return httpx.AsyncHTTPTransport(verify=self._ssl, limits=_LIMITS, trust_env=False)
+    async def _connection(self, url: str, server: _Server) -> _Connection:
+        idle, oldest = self._idle[server], time.monotonic() - _KEPT_S
+        while idle and idle[-1][0] > oldest:
+            connection = idle.pop()[1]
+            if _is_silent(connection[0]):
+                return connection
+            _drop(connection)
+        host, port, is_tls = server
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                return await asyncio.open_connection(host, port, ssl=self._ssl if is_tls else None)
+        except OSError as error:  # TimeoutError, too
+            why = str(error) or type(error).__name__
+            raise NotConnectedError(f"{url} can't be reached: {why}") from None
 
-    async def _body(
-        self,
-        response: httpx.Response,
-        connection: httpx.AsyncHTTPTransport,
-        idle: deque[tuple[float, httpx.AsyncHTTPTransport]],
+    async def _chunks(
+        self, url: str, connection: _Connection, head: Head, idle: deque[tuple[float, _Connection]]
     ) -> AsyncGenerator[bytes, None]:
         is_whole = False
         try:
-            async for chunk in response.aiter_raw():
-                if chunk:
-                    yield chunk
+            async for chunk in read_body(connection[0], head):
+                yield chunk
             is_whole = True
+        except BROKEN as error:
+            raise _broke_off(url, error) from None
         finally:
-            await response.aclose()
             now = time.monotonic()
-            if is_whole and len(idle) < _MOST_IDLE:
+            if is_whole and head.may_follow and len(idle) < _MOST_IDLE:
                 idle.append((now, connection))
             else:
-                await connection.aclose()
+                _drop(connection)
             while idle and idle[0][0] <= now - _KEPT_S:
-                await idle.popleft()[1].aclose()
+                _drop(idle.popleft()[1])
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,4 +111,38 @@ class HttpClient:
         """Closes the connections that are idle."""
         for idle in self._idle.values():
             while idle:
-                await idle.pop()[1].aclose()
+                _drop(idle.pop()[1])
+
+
+@lru_cache(1024)
+def _parsed(url: str) -> tuple[_Server, str, str]:
+    """What a URL says: the server, its name for the header, and what is asked of it."""
+    parts = urlsplit(url)
+    is_tls = parts.scheme == "https"
+    server = parts.hostname or "", parts.port or (443 if is_tls else 80), is_tls
+    host = parts.netloc.rpartition("@")[2].encode("idna").decode()
+    target = parts._replace(scheme="", netloc="", path=parts.path or "/").geturl()
+    return server, host, quote(target, _PRINTED)
+
+
+def _drop(connection: _Connection) -> None:
+    """Closes a connection at once, whatever it still had to send."""
+    _, writer = connection  # which warns if it goes before its transport is closed
+    writer.transport.abort()
+
+
+def _is_silent(reader: asyncio.StreamReader) -> bool:
+    """Whether an idle connection is open, and its server has said nothing without a request: then
+    reading has to wait."""
+    reading = reader.read(1)
+    try:
+        reading.send(None)
+    except (StopIteration, OSError):
+        return False
+    reading.close()
+    return True
+
+
+def _broke_off(url: str, error: BaseException) -> UpstreamError:
+    told = "it closed the connection" if isinstance(error, EOFError) else str(error)
+    return UpstreamError(f"{url} broke off: {told or type(error).__name__}")

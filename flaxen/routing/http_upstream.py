@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-import httpx
-
 from flaxen.router_config.models import BackendRef, ProviderModel
-from flaxen.routing.http_client import HttpClient
+from flaxen.routing.http_client import HttpClient, NotConnectedError
 from flaxen.routing.upstream import OF_CONNECTION, Answer, Call, Headers, UpstreamError
 
 _CHATS = "/v1/chat/completions"
@@ -55,32 +53,13 @@ class HttpUpstream:
             url, own = backend.url(call.path), dict(backend.headers)
             headers = [pair for pair in call.headers if pair[0] not in own] + list(own.items())
             try:
-                response, body = await self._client.send(
-                    call.method, url, tuple(headers), call.body
-                )
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                refused.append(f"{url} can't be reached: {error or type(error).__name__}")
+                answer = await self._client.send(call.method, url, tuple(headers), call.body)
+            except NotConnectedError as error:
+                refused.append(str(error))
                 continue
-            except httpx.HTTPError as error:
-                raise _broke_off(url, error) from error
-            pairs = ((k.decode().lower(), v.decode("latin-1")) for k, v in response.headers.raw)
-            kept = tuple(pair for pair in pairs if pair[0] not in OF_CONNECTION)
-            return Answer(status=response.status_code, headers=kept, chunks=_chunks(url, body))
+            kept = tuple(pair for pair in answer.headers if pair[0] not in OF_CONNECTION)
+            return replace(answer, headers=kept)
         raise UpstreamError("; ".join(refused))
-
-
-async def _chunks(url: str, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    try:
-        async for chunk in body:
-            yield chunk
-    except httpx.HTTPError as error:
-        raise _broke_off(url, error) from error
-    finally:
-        await body.aclose()
-
-
-def _broke_off(url: str, error: httpx.HTTPError) -> UpstreamError:
-    return UpstreamError(f"{url} broke off: {error or type(error).__name__}")
 
 
 def backends_of(model: ProviderModel, environment: Mapping[str, str]) -> tuple[Backend, ...]:

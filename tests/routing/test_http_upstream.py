@@ -122,6 +122,69 @@ def test_no_server_is_there() -> None:
     run(work())
 
 
+def test_what_a_server_says_unasked_is_no_answer_and_a_broken_one_is_told() -> None:
+    """Raw servers: one speaks while the connection is idle, another closes it within an answer."""
+    answer, num = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n", 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal num
+        num += 1
+        await reader.readuntil(CALL.body)
+        writer.write(answer + (b"1" if num == 2 else b"12"))
+        if num == 1:
+            await asyncio.sleep(0.05)
+            writer.write(b"HTTP/1.1 408 Timeout\r\ncontent-length: 0\r\n\r\n")
+            assert not await reader.read()  # the client closes the connection
+        writer.close()
+
+    async def work() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, HttpClient() as client:
+            model = upstream(client, BackendRef(endpoint=address))
+            assert await (await model.send(CALL)).whole() == b"12"
+            await asyncio.sleep(0.1)
+            broken = await model.send(CALL)
+            assert await anext(broken.chunks) == b"1"
+            with pytest.raises(UpstreamError, match=f"{address}/v1.* broke off: it closed the co"):
+                await anext(broken.chunks)
+            assert await (await model.send(CALL)).whole() == b"12"
+            await asyncio.sleep(0.05)
+            assert await (await model.send(CALL)).whole() == b"12"  # the last one was closed
+            assert num == 4
+            split = Call(path="/", headers=(("a", "1\r\nb: 2"),))
+            with pytest.raises(UpstreamError, match="a header has a line break"):
+                await model.send(split)
+
+    run(work())
+
+
+def test_a_slow_reader_keeps_the_server_waiting() -> None:
+    sent, size = 0, 1 << 20
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(CALL.body)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(32):
+            writer.write(bytes(size))
+            await writer.drain()
+            sent += size
+        writer.close()
+
+    async def work() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, HttpClient() as client:
+            answer = await upstream(client, BackendRef(endpoint=address)).send(CALL)
+            first = await anext(answer.chunks)
+            await asyncio.sleep(0.2)
+            assert sent < 32 * size
+            assert len(first) + len(await answer.whole()) == sent == 32 * size
+
+    run(work())
+
+
 @pytest.mark.parametrize(
     ("ref", "url"),
     [
