@@ -18,12 +18,11 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.definitions.definition import Definition
+from flaxen.draft_model import make_draft_model, prepare_both
 from flaxen.engine.core import Engine
 from flaxen.engine.replicas import ReplicatedEngine
-from flaxen.engine.speculative.config import SpeculativeConfig
 from flaxen.engine.speculative.drafter import Drafter
-from flaxen.engine.speculative.ngram import Ngrams
-from flaxen.engine.speculative.suffix import Suffixes
+from flaxen.engine.speculative.reading import reading_drafter
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.engine_args import EngineArgs
 from flaxen.execution.device_calls import DeviceCalls
@@ -142,6 +141,7 @@ def _build(
     through: Callable[[DeviceCalls], DeviceCalls],
 ) -> Parts:
     prepared = prepare(args, report, lora, definition)
+    prepared, draft = prepare_both(prepared, report, lora)
     checkpoint, config = prepared.checkpoint, prepared.config
     tokenizer, params = load(prepared, functools.partial(report, "weights"))
     info = ModelInfo(
@@ -170,7 +170,12 @@ def _build(
             )
             for model, own in zip(prepared.models, params, strict=True)
         ]
-    engine = _engine(prepared, executors, info, tokenizer)
+    drafter = None
+    if draft is not None:
+        drafter = make_draft_model(
+            draft, tokenizer, functools.partial(bad_word_ids, tokenizer), report
+        )
+    engine = _engine(prepared, executors, info, tokenizer, drafter)
     return Parts(
         engine=engine,
         tokenizer=tokenizer,
@@ -211,9 +216,13 @@ def _read_weights(prepared: Prepared, model: str) -> Any:
 
 
 def _engine(
-    prepared: Prepared, executors: list[JaxExecutor], info: ModelInfo, tokenizer: Tokenizer
+    prepared: Prepared,
+    executors: list[JaxExecutor],
+    info: ModelInfo,
+    tokenizer: Tokenizer,
+    draft_model: Drafter | None,
 ) -> SteppedEngine:
-    """One engine, or that of the data replicas together."""
+    """One engine, or that of the data replicas together, of which each has its drafter."""
     seeds = random.Random(prepared.args.seed)
     speculation = prepared.args.speculation
 
@@ -223,7 +232,7 @@ def _engine(
             executor,
             info,
             tokenizer,
-            drafter=None if speculation is None else _drafter(speculation),
+            drafter=draft_model or reading_drafter(speculation),
             adapters=adapters,
             seed=seeds,
         )
@@ -231,12 +240,6 @@ def _engine(
     first = engine(executors[0], None)
     others = [engine(each, first.adapters) for each in executors[1:]]
     return ReplicatedEngine([first, *others]) if others else first
-
-
-def _drafter(config: SpeculativeConfig) -> Drafter:
-    if config.method == "suffix":
-        return Suffixes(config)
-    return Ngrams(config.prompt_lookup_min, config.prompt_lookup_max)
 
 
 @contextlib.contextmanager

@@ -127,6 +127,24 @@ def prepare(
     )
 
 
+def with_cache(
+    prepared: Prepared, lora: LoraLimits | None, kv_cache_bytes: int, max_model_len: int | None
+) -> Prepared:
+    """The same with a KV cache of this size, and sequences of at most this length.
+
+    Raises:
+      ValueError: the cache is too small for them.
+    """
+    args = replace(prepared.args, kv_cache_bytes=kv_cache_bytes, max_model_len=max_model_len)
+    checkpoint, models, form = prepared.checkpoint, prepared.models, prepared.form
+    sizes = engine_sizes(args, checkpoint, models[0], prepared.pooling)
+    plan = _cache_plan(args, models, sizes, form, prepared.cache_dtype, checkpoint)
+    plan = replace(plan, pool_reason=prepared.cache_plan.pool_reason)
+    whole_prompts = prepared.config.whole_prompts
+    config = engine_config(args, sizes, plan, lora, whole_prompts=whole_prompts)
+    return replace(prepared, cache_plan=plan, config=config)
+
+
 def _opened(
     args: EngineArgs, report: OnProgress, definition: Definition | None
 ) -> tuple[Path | None, AnySource]:

@@ -186,7 +186,7 @@ class Engine(SteppedEngine):
         return self._events.take()
 
     def warm_up(self) -> bool:
-        return self._executor.warm_up()
+        return self._executor.warm_up() or self._drafts.warm_up()
 
     def set_params(
         self, params: Any, version: int | None = None, *, are_owned: bool = False
@@ -203,12 +203,14 @@ class Engine(SteppedEngine):
         assert self._in_flight is None, "the last step was not waited for"
         self._scheduler.reset()
         self._executor.sleep(keeps_weights=keeps_weights)
+        self._drafts.sleep()
 
     def wake_weights(self) -> None:
         self._executor.wake_weights()
 
     def wake_cache(self) -> None:
         self._executor.reset()
+        self._drafts.wake()
 
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:
         if self._in_flight and not (self._requests or self._events.are_left):

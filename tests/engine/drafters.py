@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
+from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.payoff import Offer, Payoff
 from flaxen.scheduling.sequence import Sequence
 
@@ -25,10 +26,9 @@ class Always(Payoff):
         return numbers
 
 
-class Reader(abc.ABC):
+class Reader(Drafter):
     """A drafter that only reads the tokens of one sequence at a time."""
 
-    only_reads, token_s = True, 0.0
     has_ended = False
 
     @abc.abstractmethod

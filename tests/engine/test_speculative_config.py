@@ -16,6 +16,8 @@ def test_vllms_keys_are_read() -> None:
     assert (found.prompt_lookup_min, found.prompt_lookup_max) == (7, 7)
     found = read_config({"method": "suffix", "suffix_decoding_max_spec_factor": 2})
     assert found.suffix_decoding_max_spec_factor == 2
+    found = read_config({"model": "m", "quantization": "int4"})
+    assert (found.method, found.quantization) == ("draft_model", "int4")
     args = EngineArgs(model="m", speculative_config={"method": "suffix"})
     assert args.speculation is not None
 
@@ -25,6 +27,12 @@ def test_vllms_keys_are_read() -> None:
     [
         ({}, "the method None, which is not supported: use ngram, suffix"),
         ({"method": "eagle"}, "the method 'eagle', which is not supported: use ngram, suffix"),
+        ({"method": "draft_model"}, "the method draft_model and no model: name the draft model"),
+        (
+            {"model": "m", "draft_tensor_parallel_size": 2},
+            "draft_tensor_parallel_size must be 1, got 2",
+        ),
+        ({"model": "m", "revision": "v2"}, "which draft_model does not have: leave it out"),
         ({"method": "ngram", "prompt_lookup_min": 0}, "prompt_lookup_min must be at least 1"),
         (
             {"method": "ngram", "prompt_lookup_min": 4, "prompt_lookup_max": 3},

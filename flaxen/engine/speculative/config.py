@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 Method = Literal["ngram", "suffix", "draft_model"]
-METHODS: tuple[str, ...] = get_args(Method)[:2]
+METHODS: tuple[str, ...] = get_args(Method)
 _MODEL_KEYS = ("model", "quantization", "max_model_len", "draft_tensor_parallel_size")
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "ngram": ("prompt_lookup_min", "prompt_lookup_max"),

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from collections.abc import Sequence as Ids
-from typing import Protocol
 
 from flaxen.scheduling.sequence import Sequence
 
 
-class Drafter(Protocol):
+class Drafter(abc.ABC):
     """Proposes continuations of sequences. The output is that of plain decoding, whatever it
-    proposes.
+    proposes. One that only reads tokens, so that asking costs next to nothing, needs `propose` and
+    `end` alone.
     """
 
-    # Whether it only reads tokens, so that asking costs next to nothing.
-    only_reads: bool
+    only_reads = True
 
     @property
     def token_s(self) -> float:
         """The seconds in which it proposes one more token for the sequences that it is asked
         about; 0 if it only reads.
         """
+        return 0.0
 
+    @abc.abstractmethod
     def propose(self, wanted: Mapping[Sequence, int]) -> Mapping[Sequence, Ids[int]]:
         """Proposes the next tokens of sequences.
 
@@ -34,8 +36,19 @@ class Drafter(Protocol):
           At most so many tokens for each; a sequence with none may be missing.
         """
 
+    @abc.abstractmethod
     def end(self, sequence: Sequence) -> None:
         """The sequence has ended: what is kept of it is dropped. Any sequence may be given."""
+
+    def warm_up(self) -> bool:
+        """Compiles one more program, as in Executor.warm_up."""
+        return False
+
+    def sleep(self) -> None:  # noqa: B027  # most keep nothing on a device
+        """Frees the memory of its state, and moves weights to the host, as in Executor.sleep."""
+
+    def wake(self) -> None:  # noqa: B027
+        """Undoes `sleep`."""
 
 
 def check_proposal(proposed: Ids[int], most: int, vocab_size: int) -> tuple[int, ...]:

@@ -125,6 +125,20 @@ class Drafts:
         if self._drafter is not None:
             self._drafter.end(sequence)
 
+    def warm_up(self) -> bool:
+        """Compiles a program of the drafter's; returns False if none was left."""
+        return self._drafter is not None and self._drafter.warm_up()
+
+    def sleep(self) -> None:
+        """Frees what the drafter has on a device, until `wake`."""
+        if self._drafter is not None:
+            self._drafter.sleep()
+
+    def wake(self) -> None:
+        """Undoes `sleep`."""
+        if self._drafter is not None:
+            self._drafter.wake()
+
     def _most(self, sequence: Sequence, is_ahead: bool) -> int:
         """The most tokens to propose for a sequence; 0 if it needs more than its next token."""
         in_flight = sequence.num_in_flight

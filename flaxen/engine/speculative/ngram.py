@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Ids
 from typing import final
 
+from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.occurrences import Occurrences, continued, match_length
 from flaxen.scheduling.sequence import Sequence
 
@@ -16,15 +17,13 @@ _MOST_LOOKED_AT = 32  # occurrences of the last tokens
 
 
 @final
-class Ngrams:
+class Ngrams(Drafter):
     """The drafter `ngram`: the longest match of the last tokens, and of equal ones the last.
 
     Args:
       shortest: the fewest tokens that must match.
       longest: the most that are compared.
     """
-
-    only_reads, token_s = True, 0.0
 
     def __init__(self, shortest: int, longest: int) -> None:
         self._shortest, self._longest = shortest, longest

@@ -16,6 +16,7 @@ from itertools import takewhile
 from typing import final
 
 from flaxen.engine.speculative.config import SpeculativeConfig
+from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.occurrences import Occurrences, match_length
 from flaxen.scheduling.sequence import Sequence
 
@@ -57,14 +58,12 @@ class _Kept:
 
 
 @final
-class Suffixes:
+class Suffixes(Drafter):
     """The drafter `suffix`. Requests only see outputs of those with their cache salt and adapter.
 
     Args:
       config: the bounds of matches, drafts, and of what is kept.
     """
-
-    only_reads, token_s = True, 0.0
 
     def __init__(self, config: SpeculativeConfig) -> None:
         self._config = config
