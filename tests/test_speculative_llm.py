@@ -8,14 +8,29 @@ from typing import Any
 
 import pytest
 
-from flaxen import LLM, SamplingParams
+from flaxen import LLM, SamplingParams, StructuredOutputs
 from flaxen.cli.serve.speculation_options import SpeculationOptions
+from flaxen.engine import core
+from tests.engine.drafters import Always
 from tests.test_llm import SIZES, TEXTS, ids_of, model
 
 __all__ = ["model"]  # the fixture
 SETTINGS = [
     SamplingParams(temperature=0, max_tokens=30, ignore_eos=True),
     SamplingParams(temperature=0.9, seed=3, n=2, max_tokens=30, stop=["q"]),
+    SamplingParams(
+        temperature=0.9,
+        seed=4,
+        max_tokens=40,
+        structured_outputs=StructuredOutputs(
+            json={
+                "type": "object",
+                "properties": {"name": {"enum": ["lion", "lioness"]}, "age": {"type": "integer"}},
+                "required": ["name", "age"],
+                "additionalProperties": False,
+            }
+        ),
+    ),
 ]
 
 
@@ -26,13 +41,17 @@ def plain(model: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("method", ["ngram", "suffix", "draft_model"])
-def test_each_method_gives_the_plain_answers(model: str, plain: list[Any], method: str) -> None:
+def test_each_method_gives_the_plain_answers(
+    model: str, plain: list[Any], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "Payoff", Always)
     config = {"method": method, "num_speculative_tokens": 3}
     if method == "draft_model":
         config |= {"model": model, "quantization": "int8"}
     llm = LLM(model, speculative_config=config, **SIZES)
     assert [ids_of(llm.generate(TEXTS, each)) for each in SETTINGS] == plain
     assert llm.engine.config.num_spec_tokens == 3
+    assert llm.engine.stats().num_accepted_tokens > 0
 
 
 def test_a_draft_model_of_another_tokenizer_is_refused(model: str, tmp_path: Path) -> None:

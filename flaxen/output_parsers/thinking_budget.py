@@ -5,6 +5,7 @@ Deliberately does not know: formats of reasoning, how masks are applied.
 
 from __future__ import annotations
 
+import copy
 from array import array
 from collections.abc import Callable, Sequence
 from typing import final
@@ -67,6 +68,18 @@ class ThinkingBudget:
             self._is_over = self._num_forced == len(self._end_ids)
         elif not self._is_over:
             self._look_for_marker(self._token_bytes(token_id))
+
+    def fork(self) -> ThinkingBudget:
+        """Another one at the same place."""
+        twin = copy.copy(self)
+        twin._inner = None if self._inner is None else self._inner.fork()
+        return twin
+
+    def forced_tokens(self) -> Sequence[int]:
+        """The tokens that must come next."""
+        if self._is_forced:
+            return self._end_ids[self._num_forced :]
+        return () if self._inner is None else self._inner.forced_tokens()
 
     def _look_for_marker(self, data: bytes) -> None:
         self._tail += data

@@ -5,6 +5,7 @@ Deliberately does not know: how any of it is computed. Standard library only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -31,6 +32,14 @@ class Grammar(Protocol):
 
         Raises:
           RuntimeError: the grammar can't be followed any further, which ends the sequence.
+        """
+
+    def fork(self) -> Grammar:
+        """Another grammar at the same place, to look ahead with. Only called for drafts."""
+
+    def forced_tokens(self) -> Sequence[int]:
+        """The tokens that must come next, as far as the grammar knows them: they become drafts,
+        which may be wrong. Only called where there are drafts.
         """
 
 

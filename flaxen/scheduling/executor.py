@@ -119,7 +119,8 @@ class Executor(abc.ABC):
         Args:
           plan: the step's plan.
           handle: what `dispatch` returned.
-          bitmasks: the tokens that are allowed, a line for each item, from `fill_bitmasks`.
+          bitmasks: the tokens that are allowed, 1 + drafts lines for each item, from
+            `fill_bitmasks`.
         """
 
     def is_done(self, handle: Any) -> bool:

@@ -13,9 +13,14 @@ def has_grammar(items: Iterable[Scheduled]) -> bool:
     return any(item.samples and item.sequence.grammar is not None for item in items)
 
 
-def deciding_grammars(items: Iterable[Scheduled]) -> list[GrammarState | None]:
-    """The grammar of each item that decides its token; None where all tokens are allowed."""
+def deciding_grammars(items: Iterable[Scheduled]) -> list[tuple[GrammarState | None, int]]:
+    """The grammar of each item that decides its tokens, and the number of its drafts; None where
+    all tokens are allowed.
+    """
     return [
-        item.sequence.grammar if item.samples and not item.sequence.ended else None
+        (
+            item.sequence.grammar if item.samples and not item.sequence.ended else None,
+            item.num_drafts,
+        )
         for item in items
     ]

@@ -9,6 +9,7 @@ Deliberately does not know: grammars, schemas.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -83,6 +84,12 @@ class JsonCaps:
             self._commas.pop()
         elif byte == _COMMA and self._commas:
             self._commas[-1] += 1
+
+    def copy(self) -> JsonCaps:
+        """The same at the same place."""
+        twin = copy.copy(self)
+        twin._commas = self._commas.copy()
+        return twin
 
     def narrow(self, bitmask: Bitmask) -> None:
         """Leaves only the tokens that end what has reached its bound, wherever there are any."""

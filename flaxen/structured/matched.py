@@ -22,6 +22,9 @@ class Bounds(Protocol):
     def narrow(self, bitmask: Bitmask) -> None:
         """Takes tokens out of those that may come next, never all of them."""
 
+    def copy(self) -> Bounds:
+        """The same at the same place."""
+
 
 @final
 class MatchedGrammar:
@@ -60,6 +63,16 @@ class MatchedGrammar:
         self._check()
         if self._bounds is not None:
             self._bounds.push(self._vocabulary.bytes_of(token_id))
+
+    def fork(self) -> MatchedGrammar:
+        """Another one at the same place."""
+        bounds = None if self._bounds is None else self._bounds.copy()
+        return MatchedGrammar(self._matcher.deep_copy(), self._vocabulary, bounds)
+
+    def forced_tokens(self) -> list[int]:
+        """The tokens of the text that must come next."""
+        forced: list[int] = self._matcher.compute_ff_tokens()
+        return forced
 
     def _check(self) -> None:
         # After an error a matcher would allow the end, in the middle of the output.

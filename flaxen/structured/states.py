@@ -24,6 +24,8 @@ class GrammarState:
     def __init__(self, make_grammar: Callable[[], Grammar]) -> None:
         self._make_grammar = make_grammar
         self._grammar, self._is_taken = make_grammar(), False
+        # The bitmasks of the next token and of those behind drafts, once they are worked out.
+        self._bitmasks: np.ndarray | None = None
 
     def take(self) -> GrammarState:
         """The state for a sequence that begins: this one, and a new one from the second time on,
@@ -36,12 +38,42 @@ class GrammarState:
 
     def accept(self, token_id: int) -> None:
         """Takes a token that was sampled."""
+        self._bitmasks = None
         self._grammar.accept_token(token_id)
 
-    def fill(self, bitmask: np.ndarray) -> None:
-        """Writes the tokens that may come next into a bitmask [ceil(V / 32)] uint32."""
-        bitmask[:] = 0
-        self._grammar.fill_bitmask(bitmask.data)
+    def forced_tokens(self) -> Sequence[int]:
+        """The tokens that must come next, as far as the grammar knows them."""
+        return self._grammar.forced_tokens()
+
+    def allowed_drafts(self, drafts: Sequence[int], vocab_size: int) -> Sequence[int]:
+        """The first of these tokens, as far as each may come after those before it."""
+        bitmasks = np.zeros((1 + len(drafts), num_mask_words(vocab_size)), np.uint32)
+        num_allowed = 0
+        try:
+            grammar = self._grammar.fork()
+            grammar.fill_bitmask(bitmasks[0].data)
+            for token_id in drafts:
+                word, bit = divmod(token_id, 32)
+                if not int(bitmasks[num_allowed, word]) >> bit & 1:
+                    break
+                grammar.accept_token(token_id)
+                grammar.fill_bitmask(bitmasks[num_allowed + 1].data)
+                num_allowed += 1
+        except RuntimeError:
+            pass  # where the copy can't go on, the sequence itself will find out
+        self._bitmasks = bitmasks if num_allowed else None
+        return drafts[:num_allowed]
+
+    def fill(self, bitmasks: np.ndarray) -> None:
+        """Writes the tokens that may come next into the first of the bitmasks
+        [1 + drafts, ceil(V / 32)] uint32, and those that may come after each draft into the others.
+        """
+        if self._bitmasks is not None:
+            bitmasks[:] = self._bitmasks[: len(bitmasks)]
+            return
+        assert len(bitmasks) == 1, "drafts that were not checked"
+        bitmasks[:] = 0
+        self._grammar.fill_bitmask(bitmasks[0].data)
 
 
 def grammar_states(request: Request) -> tuple[GrammarState, ...]:
@@ -52,28 +84,33 @@ def grammar_states(request: Request) -> tuple[GrammarState, ...]:
 
 
 def fill_bitmasks(
-    grammars: Sequence[GrammarState | None], vocab_size: int
+    grammars: Sequence[tuple[GrammarState | None, int]], vocab_size: int
 ) -> tuple[np.ndarray, dict[int, Exception]]:
     """Asks grammars, whose tokens have all been accepted, for what may come next.
 
     They are asked while the device computes a step, because only its sampling needs them.
 
     Args:
-      grammars: one for each sequence of the step; None allows all tokens.
+      grammars: one for each sequence of the step, and the number of its drafts; None allows all
+        tokens.
       vocab_size: V.
 
     Returns:
-      A line for each, [len(grammars), ceil(V / 32)] uint32, and what those raised that failed, by
+      1 + drafts lines for each, [P, ceil(V / 32)] uint32, and what those raised that failed, by
       their index; their lines allow all tokens.
     """
-    bitmasks = np.full((len(grammars), num_mask_words(vocab_size)), 0xFFFF_FFFF, np.uint32)
+    num_lines = sum(1 + num_drafts for _, num_drafts in grammars)
+    bitmasks = np.full((num_lines, num_mask_words(vocab_size)), 0xFFFF_FFFF, np.uint32)
     failures: dict[int, Exception] = {}
-    for index, grammar in enumerate(grammars):
+    first = 0
+    for index, (grammar, num_drafts) in enumerate(grammars):
+        lines = bitmasks[first : first + 1 + num_drafts]
+        first += len(lines)
         if grammar is not None:
             try:
-                grammar.fill(bitmasks[index])
+                grammar.fill(lines)
             except Exception as error:  # whatever it is, it is this grammar's own
-                bitmasks[index] = 0xFFFF_FFFF
+                lines[:] = 0xFFFF_FFFF
                 failures[index] = error
     return bitmasks, failures
 

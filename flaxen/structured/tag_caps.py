@@ -5,6 +5,7 @@ Deliberately does not know: how tags become a grammar.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import final
 
@@ -44,6 +45,12 @@ class TagCaps:
             self._tail = (self._tail + byte)[-self._max_begin :] if self._max_begin else b""
             if any(begin and self._tail.endswith(begin) for begin in self._begins):
                 self._json, self._tail = JsonCaps(self._vocabulary, self._caps), b""
+
+    def copy(self) -> TagCaps:
+        """The same at the same place."""
+        twin = copy.copy(self)
+        twin._json = None if self._json is None else self._json.copy()
+        return twin
 
     def narrow(self, bitmask: Bitmask) -> None:
         """Takes tokens out of those that may come next, where a bound in JSON is reached."""

@@ -77,3 +77,13 @@ class Scripted(Reader):
 
     def after(self, token_ids: Ids[int], num_spec_tokens: int) -> list[int]:
         return self.proposals.get(token_ids[-1], [])[:num_spec_tokens]
+
+
+class Constant(Reader):
+    """Proposes the same tokens, whatever came before."""
+
+    def __init__(self, *token_ids: int) -> None:
+        self._token_ids = token_ids
+
+    def after(self, token_ids: Ids[int], most: int) -> Ids[int]:
+        return self._token_ids[:most]

@@ -120,7 +120,8 @@ class FakeExecutor(Executor):
             self._memory.check(item.sequence.pages, item.start, expected)
         result = StepResult(tokens=[], failures=[], logprobs=[])
         if not has_grammar(plan.items):
-            self._sample_all(plan, result, [None] * len(plan.items))
+            num_lines = sum(1 + item.num_drafts for item in plan.items)
+            self._sample_all(plan, result, [None] * num_lines)
         return result
 
     def sample(self, plan: StepPlan, handle: StepResult, bitmasks: np.ndarray) -> None:
@@ -131,8 +132,11 @@ class FakeExecutor(Executor):
     def _sample_all(
         self, plan: StepPlan, result: StepResult, bitmasks: list[np.ndarray | None]
     ) -> None:
-        for item, bitmask in zip(plan.items, bitmasks, strict=True):
-            tokens, failure = self._sample(item, bitmask)
+        first = 0
+        for item in plan.items:
+            end = first + 1 + item.num_drafts
+            tokens, failure = self._sample(item, bitmasks[first:end])
+            first = end
             wanted = item.sequence.sampling.logprobs
             result.tokens.append(tokens)
             result.failures.append(failure)
@@ -144,7 +148,7 @@ class FakeExecutor(Executor):
         return [*self._rows[item.row], *item.sequence.draft_token_ids[: item.num_drafts]]
 
     def _sample(
-        self, item: Scheduled, bitmask: np.ndarray | None
+        self, item: Scheduled, bitmasks: list[np.ndarray | None]
     ) -> tuple[list[int], RowFailure | None]:
         known, expected = self._rows[item.row], self._known_and_drafts(item)
         end = item.start + item.num_tokens
@@ -152,7 +156,8 @@ class FakeExecutor(Executor):
             return [], None
         assert end == len(expected), "sampled, but not after the last token"
         step, tokens = self._distance(item.sequence), list[int]()
-        for draft in (*expected[len(known) :], None):
+        drafts = (*expected[len(known) :], None)
+        for draft, bitmask in zip(drafts, bitmasks, strict=True):
             last, is_poisoned = known[-1], self._poison in known
             token = self._allowed(bitmask, (last + step) % VOCAB_SIZE)
             known.append(last if token is None else token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,6 +24,12 @@ class Rule:
         words = np.asarray(bitmask)
         for token_id in self.allowed(self.tokens):
             words[token_id // 32] |= np.uint32(1 << (token_id % 32))
+
+    def fork(self) -> Rule:
+        return replace(self, tokens=list(self.tokens))
+
+    def forced_tokens(self) -> list[int]:
+        return []
 
     def accept_token(self, token_id: int) -> None:
         assert token_id in self.allowed(self.tokens), "a token that the grammar does not allow"

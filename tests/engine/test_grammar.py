@@ -218,14 +218,16 @@ def test_a_grammar_that_allows_all_changes_nothing(real: JaxExecutor) -> None:
     assert [trace(output) for output in got] == [trace(output) for output in plain]
 
 
-def test_a_sequence_with_a_grammar_gets_no_drafts(real: JaxExecutor) -> None:
-    asked = [request(f"r{i}", p) for i, p in enumerate(prompts([5, 17, 33]))]
-    asked[1] = ruled(asked[1], multiples_of_7)
+@pytest.mark.parametrize("wrong", [0.0, 0.3, 1.0])
+def test_drafts_follow_the_grammar(real: JaxExecutor, wrong: float) -> None:
+    numbered = enumerate(prompts([5, 33, 17]))
+    asked = [request(f"r{i}", p, temperature=0.8, seed=i) for i, p in numbered]
+    asked[0] = ruled(asked[0], multiples_of_7)
+    asked[1] = ruled(asked[1], lambda tokens: [len(tokens) + 5, len(tokens) + 50])
     plain = run(make_engine(CONFIG, executor=real), asked)
     futures = {tuple(o.prompt_token_ids): o.outputs[0].token_ids for o in plain}
-    del futures[asked[1].prompt_token_ids]  # it would fail if it were asked
-    drafter = Knowing(futures, VOCAB_SIZE)
+    drafter = Knowing(futures, VOCAB_SIZE, wrong)
     engine = make_engine(CONFIG, executor=real, drafter=drafter, payoff=Always())
     got = run(engine, asked)
     assert [trace(output) for output in got] == [trace(output) for output in plain]
-    assert engine.stats().num_accepted_tokens > 0
+    assert (engine.stats().num_accepted_tokens > 0) == (wrong < 1)

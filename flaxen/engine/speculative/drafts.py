@@ -97,7 +97,10 @@ class Drafts:
             self.holds = bool(lengths)
             return
         for sequence, length in lengths.items():
-            if drafted := proposed.get(sequence, ())[:length]:
+            drafted = proposed.get(sequence, ())[:length]
+            if sequence.grammar is not None:
+                drafted = sequence.grammar.allowed_drafts(drafted, self._vocab_size)
+            if drafted:
                 sequence.draft_token_ids = tuple(drafted)
                 self.counts[sequence] = len(drafted)
         # Where drafts have just been verified, the next ones are worth one more wait.
@@ -146,8 +149,6 @@ class Drafts:
             return 0
         if len(sequence.tokens) == sequence.num_prompt_tokens or sequence.pooling is not None:
             return 0
-        if sequence.grammar is not None:
-            return 0  # a grammar's mask after a draft would depend on the draft
         room = sequence.max_num_tokens - sequence.num_tokens - 1
         return min(room, self._config.num_spec_tokens) + in_flight if room > 0 else 0
 
@@ -181,9 +182,15 @@ class Drafts:
         return {s: number for s, number in zip(most, numbers, strict=True) if number > 0}
 
     def _ask(self, drafter: Drafter, wanted: Mapping[Sequence, int]) -> dict[Sequence, Ids[int]]:
-        """The checked proposals, without empty ones."""
+        """The checked proposals, without empty ones. What a grammar forces needs no drafter."""
         try:
-            proposed = drafter.propose(wanted)
+            forced = {
+                sequence: ids[:most]
+                for sequence, most in wanted.items()
+                if sequence.grammar is not None and (ids := sequence.grammar.forced_tokens())
+            }
+            others = {s: most for s, most in wanted.items() if s not in forced}
+            proposed = forced | dict(drafter.propose(others))
             return {
                 sequence: check_proposal(ids, wanted[sequence], self._vocab_size)
                 for sequence, ids in proposed.items()
