@@ -81,6 +81,15 @@ def test_what_can_not_be_served_is_refused(
         run(compile_file(tmp_path / "router.yaml", PLAIN.replace(before, after, 1)))
 
 
+def test_a_modality_needs_keywords(tmp_path: Path) -> None:
+    rule = PLAIN.replace("    keywords:\n", "    modality: [{name: AR}]\n    keywords:\n")
+    text = rule.replace("{type: keyword, name: sums}", "{type: modality, name: AR}")
+    with pytest.raises(ValueError, match=r"reads modality:AR, which .*: write method: keyword"):
+        run(compile_file(tmp_path / "router.yaml", text))
+    method = "\nglobal: {model_catalog: {modules: {modality_detector: {method: keyword}}}}"
+    run(compile_file(tmp_path / "router.yaml", text + method))
+
+
 def test_a_shadow_that_is_nowhere_is_refused(tmp_path: Path) -> None:
     nowhere = "    - {name: nowhere}\nrouting:"
     plugin = "{type: shadow_dispatch, configuration: {enabled: true, model: nowhere}}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +19,7 @@ _TEAM, _TENANT = "x-authz-team-id", "x-authz-tenant-id"
 _NEVER = ("background", "conversation")
 # Characters of a text that is compared: in a longer one, what differs is too little of its vector.
 _MOST_TEXT = 1_000
+_NUMBERS = re.compile(r"\d+")  # embeddings hardly tell one from another
 _LISTS = {"chat": "messages", "messages": "messages", "responses": "input"}
 
 
@@ -44,8 +46,8 @@ class CacheKey:
 
     Attributes:
       exact: the same for requests that have the same answer, streamed or not.
-      similar: the same for those that differ in the user's last text alone; "" if that is not all
-        that counts, or too long to be compared, so that none is similar.
+      similar: the same for those that differ in the user's last text alone, and not in its numbers;
+        "" if that is not all that counts, or too long to be compared, so that none is similar.
       text: that text, of which an embedding is compared.
     """
 
@@ -92,7 +94,8 @@ def key_of(
     rest += [settings.scope, owner, headers.get(_TENANT, "")]
     others, text = _without_last_text(asked, _LISTS.get(api, ""))
     is_compared = settings.compares and 0 < len(text) <= _MOST_TEXT
-    return CacheKey(_hash([rest, asked]), _hash([rest, others]) if is_compared else "", text)
+    similar = _hash([rest, others, _NUMBERS.findall(text)]) if is_compared else ""
+    return CacheKey(_hash([rest, asked]), similar, text)
 
 
 def _hash(value: Any) -> str:

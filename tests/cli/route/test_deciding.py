@@ -24,6 +24,10 @@ def test_a_file_is_checked(capsys: pytest.CaptureFixture[str], file: Path) -> No
             "  signals that need a model: domain:law",
         ],
     )
+    cache = "plugins: [{type: response_cache, configuration: {}}, {type: fast_response"
+    file.write_text(CONFIG.replace("plugins: [{type: fast_response", cache))
+    line = "  signals that need a model: domain:law, the likeness of requests"
+    assert run(capsys, "check", file)[1][-1] == line
     file.write_text(CONFIG.replace("defaults: {model: small}", "defaults: {mode: small}"))
     code, lines = run(capsys, "check", file)
     assert code == 1
@@ -45,6 +49,16 @@ def test_a_request_is_previewed(capsys: pytest.CaptureFixture[str], file: Path) 
     system = {"role": "system", "content": "Think."}
     body = {"messages": [system, {"role": "user", "content": "prove it"}], "model": "large"}
     assert json.loads("\n".join(lines[6:])) == body
+
+
+def test_a_body_says_how_its_model_reasons(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    text = CONFIG.replace("{name: large}", "{name: large, reasoning: {family: gpt-oss}}")
+    text = text.replace("[{model: large}]\n          plugins:\n            - ", "[{model: large, "
+                        "use_reasoning: true}]\n          plugins:\n            - ")  # fmt: skip
+    file.write_text(text)
+    _, lines = run(capsys, "preview", file, "--prompt", "prove it", "--body")
+    told = json.loads("\n".join(lines[6:]))["chat_template_kwargs"]
+    assert told == {"reasoning_effort": "medium"}
 
 
 def test_signals_of_a_model_are_unknown(capsys: pytest.CaptureFixture[str], file: Path) -> None:

@@ -132,6 +132,11 @@ def test_similar_requests_differ_in_the_last_text_alone() -> None:
     assert [each.text for each in found] == ["a", "b", "", ""]
     assert found[0].similar == found[1].similar != found[2].similar == found[3].similar == ""
     assert key("responses", {"input": "a" * 1_001}).similar == ""
+    one, same, other = (
+        key("responses", {"input": f"{a} and {b}"}) for a, b in ((1, 25), (1, 25), (1, 2))
+    )
+    assert one.similar == same.similar == key("responses", {"input": "is it 1, or 25?"}).similar
+    assert other.similar not in (one.similar, key("responses", {"input": "2 and 1"}).similar)
     assert key("chat", {"messages": []}).similar == ""
 
 
