@@ -107,6 +107,6 @@ async def _judged(
     async def chunks() -> AsyncGenerator[bytes, None]:
         yield reply.body
 
-    own = {"content-type": reply.media_type, **reply.headers}
+    own = {"content-type": f"{reply.media_type}; charset=utf-8", **reply.headers}
     headers = tuple(pair for pair in answer.headers if pair[0] not in {"content-length", *own})
     return replace(answer, headers=(*headers, *own.items()), chunks=chunks()), confidence

@@ -30,11 +30,11 @@ routing:
 """
 
 
-def make(plugins: str = "", **more: Any) -> tuple[Fakes, Any]:
+def make(plugins: str = "", file: str = FILE, **more: Any) -> tuple[Fakes, Any]:
     fakes = Fakes(chats=True, **more)
     pool = fakes.pool(fakes.model("a"), fakes.model("b"))
     app = create_pool_app(pool, fakes.config, fakes.metrics, has_adapter_routes=False)
-    config = load_config(FILE + plugins, served=("a", "b"))
+    config = load_config(file + plugins, served=("a", "b"))
     router = Router(config, served=("a", "b"), environment={}, client=HttpClient())
     attach(app, RoutingService(router=router, config=fakes.config))
     return fakes, app
@@ -147,3 +147,19 @@ def test_the_official_client_is_answered() -> None:
 def test_a_model_that_is_not_served_is_refused_at_the_start(edit: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match=r"there is no model '[cd]'"):
         load_config(FILE.replace(*edit, 1), served=("a", "b"))
+
+
+def test_a_cascade_over_models_of_this_process() -> None:
+    """The fake engine's tokens have -0.5, a confidence of 0.8333."""
+    for threshold, names in ((0.83, "b"), (0.84, "b,a")):
+        own = "[{model: b}, {model: a}]"
+        settings = f"{{escalation_order: declared, threshold: {threshold}}}"
+        algorithm = f"\n      algorithm: {{type: confidence, confidence: {settings}}}"
+        _, app = make(file=FILE.replace(own, own + algorithm))
+        answer = post(app, "/v1/chat/completions", body("a sum", max_tokens=3))
+        assert answer.json()["model"] == names[-1]
+        assert answer.headers.get("x-vsr-looper-models-used", "b") == names
+        streamed = events(
+            post(app, "/v1/chat/completions", body("a sum", max_tokens=3, stream=True))
+        )
+        assert {each["model"] for each in streamed[:-1]} == {names[-1]}

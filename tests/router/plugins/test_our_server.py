@@ -11,6 +11,7 @@ from flaxen.responses_routes.responses import Responses
 from flaxen.responses_routes.routes import all_routes
 from flaxen.responses_routes.stored import MemoryStore
 from flaxen.router.plugins.answers.streams import answer_reply, whole_answer
+from flaxen.router.reasoning import Reasons, with_reasoning
 from flaxen.router.selection.algorithms import Confidence
 from flaxen.router.selection.logprobs import as_asked, tokens_of, with_logprobs
 from flaxen.server.app import create_app
@@ -91,3 +92,20 @@ def test_a_cascade_reads_log_probabilities_and_leaves_those_that_were_asked_for(
             assert all(token.second is not None for token in tokens)
         plain = whole_answer(api, post(app, path, body).content, is_stream=False)
         assert without_new(as_asked(answers[0], api, body)) == without_new(plain)
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+def test_it_reads_how_its_model_reasons(api: str) -> None:
+    app, (path, body) = make_app(), ASKED[api]
+    for reasons in (
+        Reasons(is_on=True, variables={"reasoning_effort": "low"}, effort="low"),
+        Reasons(is_on=True, variables={"enable_thinking": True}),
+        Reasons(is_on=False, variables={"enable_thinking": False}),
+    ):
+        sent = with_reasoning(body | {"model": "fake/model"}, api, reasons)
+        assert sent != body | {"model": "fake/model"}
+        answer = post(app, path, dict(sent))
+        if api == "messages" and not reasons.is_on:  # this model's template has no switch
+            assert "reasoning can't be turned off" in answer.json()["error"]["message"]
+        else:
+            assert answer.status_code == 200
