@@ -101,7 +101,7 @@ def test_a_broken_stream_of_messages_ends_with_their_event() -> None:
 def test_a_stream_that_stops_is_ended() -> None:
     proxy = make_proxy(QUICK)
     proxy.upstreams["large"].answers = [EVENTS]
-    proxy.upstreams["large"].delay_s = 0.08
+    proxy.upstreams["large"].delay_s = 0.04  # longer in all than the limit, not each
     assert post(proxy.app, CHATS, SUM).text == "".join(map(bytes.decode, EVENTS))
 
     async def stopping(call: Call) -> Any:

@@ -79,6 +79,7 @@ def test_whatever_decides_an_answer_beside_the_request_changes_its_key() -> None
     ]
     changes += [{"headers": WHO | {"anthropic-beta": "x"}}]
     assert len({key("chat", body, **each).exact for each in changes}) == len(changes)
+    assert len({key("chat", body, **each).similar for each in changes}) == len(changes)
     assert key("chat", body, headers=WHO | {"x-request-id": "1"}) == key("chat", body)
 
 
