@@ -10,6 +10,7 @@ import functools
 import gc
 import random
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from flaxen.definitions.definition import Definition
 from flaxen.draft_model import make_draft_model, prepare_both
 from flaxen.engine.core import Engine
+from flaxen.engine.page_copying import compile_copies
 from flaxen.engine.replicas import ReplicatedEngine
 from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.reading import reading_drafter
@@ -30,6 +32,9 @@ from flaxen.execution.device_state import DeviceState
 from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.execution.processes.connecting import following, leading
 from flaxen.execution.processes.repeated import RepeatedCalls, follow
+from flaxen.kv_events.config import read_events_config
+from flaxen.kv_events.publisher import Publisher
+from flaxen.kv_store import open_store
 from flaxen.memory.cache_plan import CachePlan
 from flaxen.models.model import Model, Params
 from flaxen.other_weights import read_weights
@@ -39,6 +44,7 @@ from flaxen.scheduling.adapters.store import AdapterStore
 from flaxen.scheduling.config import LoraLimits
 from flaxen.sharding.processes import this_process
 from flaxen.sharding.shape import MeshShape
+from flaxen.stored_pages.page_store import PageStore
 from flaxen.text.bad_words import bad_word_ids
 from flaxen.text.tokenizer import Tokenizer
 
@@ -143,6 +149,7 @@ def _build(
     prepared = prepare(args, report, lora, definition)
     prepared, draft = prepare_both(prepared, report, lora)
     checkpoint, config = prepared.checkpoint, prepared.config
+    store = open_store(prepared)
     tokenizer, params = load(prepared, functools.partial(report, "weights"))
     info = ModelInfo(
         name=args.served_model_name or checkpoint.name,
@@ -170,12 +177,15 @@ def _build(
             )
             for model, own in zip(prepared.models, params, strict=True)
         ]
+        if store is not None:
+            for each in executors:
+                compile_copies(each, len(config.groups))
     drafter = None
     if draft is not None:
         drafter = make_draft_model(
             draft, tokenizer, functools.partial(bad_word_ids, tokenizer), report
         )
-    engine = _engine(prepared, executors, info, tokenizer, drafter)
+    engine = _engine(prepared, executors, info, tokenizer, drafter, store)
     return Parts(
         engine=engine,
         tokenizer=tokenizer,
@@ -221,25 +231,47 @@ def _engine(
     info: ModelInfo,
     tokenizer: Tokenizer,
     draft_model: Drafter | None,
+    store: PageStore | None,
 ) -> SteppedEngine:
     """One engine, or that of the data replicas together, of which each has its drafter."""
     seeds = random.Random(prepared.args.seed)
     speculation = prepared.args.speculation
+    publishers = _publishers(prepared.args, len(executors))
 
-    def engine(executor: JaxExecutor, adapters: AdapterStore | None) -> Engine:
+    def make(rank: int, adapters: AdapterStore | None) -> Engine:
         return Engine(
             prepared.config,
-            executor,
+            executors[rank],
             info,
             tokenizer,
             drafter=draft_model or reading_drafter(speculation),
+            store=store,
+            publish=publishers[rank].publish if publishers else None,
             adapters=adapters,
             seed=seeds,
         )
 
-    first = engine(executors[0], None)
-    others = [engine(each, first.adapters) for each in executors[1:]]
-    return ReplicatedEngine([first, *others]) if others else first
+    first = make(0, None)
+    others = [make(rank, first.adapters) for rank in range(1, len(executors))]
+    engine = ReplicatedEngine([first, *others]) if others else first
+    if store is not None:
+        weakref.finalize(engine, store.close).atexit = False  # the store sees to that itself
+    for each in publishers:
+        weakref.finalize(engine, each.close)
+    return engine
+
+
+def _publishers(args: EngineArgs, num_replicas: int) -> list[Publisher]:
+    """What publishes the KV events of each replica; none if the arguments ask for none."""
+    config = None if args.kv_events_config is None else read_events_config(args.kv_events_config)
+    if config is None or not config.is_on:
+        return []
+    if not args.enable_prefix_caching:
+        raise ValueError(
+            "kv_events_config publishes which prefixes are cached, and prefix caching is off: "
+            "leave one out"
+        )
+    return [Publisher(config, rank) for rank in range(num_replicas)]
 
 
 @contextlib.contextmanager

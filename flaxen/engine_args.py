@@ -21,6 +21,7 @@ from flaxen.hub.places import Places
 from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.device import check_device
+from flaxen.kv_events.config import read_events_config
 from flaxen.memory.device_memory import check_utilization
 from flaxen.models.cache import attention_only, head_sizes
 from flaxen.models.model import Model
@@ -86,6 +87,13 @@ class EngineArgs:
     # must be None.
     gpu_memory_utilization: float | None = None
     enable_prefix_caching: bool = True
+    # Memory of the host, and a directory, for pages that the KV cache has no room for; 0 and None
+    # keep none. The directory's pages are found after a restart too.
+    kv_offload_bytes: int = 0
+    kv_offload_dir: Path | str | None = None
+    kv_offload_dir_bytes: int = 10 * 2**30  # the most bytes of the directory's files
+    # Where vLLM's KV events are published: its JSON object, or a mapping; None publishes none.
+    kv_events_config: str | Mapping[str, Any] | None = None
     max_waiting: int = 4096  # sequences
     max_unread_bytes: int = 2**28  # the most bytes of unread events in all
     max_logprobs: int = 20
@@ -153,6 +161,13 @@ class EngineArgs:
             raise ValueError(
                 f"logprobs_mode {self.logprobs_mode!r} is not supported: use one of "
                 f"{', '.join(LogprobsMode)}"
+            )
+        if self.kv_events_config is not None:
+            read_events_config(self.kv_events_config)
+        if self.kv_offload_bytes < 0 or self.kv_offload_dir_bytes < 1:
+            raise ValueError(
+                f"kv_offload_bytes must be at least 0 and kv_offload_dir_bytes at least 1, got "
+                f"{self.kv_offload_bytes} and {self.kv_offload_dir_bytes}"
             )
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):
             size = getattr(self, name)

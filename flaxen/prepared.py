@@ -57,6 +57,7 @@ class Prepared:
     """An opened model, and all sizes of its engine."""
 
     args: EngineArgs
+    path: Path | None  # of the model's file or directory; None for a model in memory or in code
     checkpoint: AnySource
     models: tuple[Model, ...]  # one for each data replica, on its part of the mesh
     form: Form  # of the weights
@@ -116,6 +117,7 @@ def prepare(
         )
     return Prepared(
         args=args,
+        path=path,
         checkpoint=checkpoint,
         models=models,
         form=form,

@@ -17,6 +17,7 @@ from typing import Any
 
 from flaxen.engine.open_requests import OpenRequests
 from flaxen.engine.outputs import SequenceOutput
+from flaxen.engine.page_copying import copy_pages
 from flaxen.engine.prompt_logprobs import compute_prompt_logprobs
 from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.drafts import Drafts
@@ -44,8 +45,11 @@ from flaxen.scheduling.plan import StepPlan
 from flaxen.scheduling.scheduler import Scheduler
 from flaxen.scheduling.sequence import sequence_of
 from flaxen.scheduling.step_grammars import deciding_grammars, has_grammar
+from flaxen.stored_pages.page_store import PageStore
 from flaxen.structured.states import fill_bitmasks, grammar_states
 from flaxen.text.tokenizer import Tokenizer
+
+_PAGES_WAIT_S = 0.005  # for stored pages, between two looks at what else there is to do
 
 
 @dataclass(slots=True)
@@ -65,6 +69,8 @@ class Engine(SteppedEngine):
       tokenizer: None leaves all texts empty.
       drafter: proposes draft tokens, which steps verify; None for no speculative decoding.
       payoff: decides whether drafts pay; None measures it.
+      store: keeps pages elsewhere too; replicas share one.
+      publish: gets vLLM's KV events of each step; None: nobody does.
       adapters: the adapters, which another replica has too; None makes an empty store.
       seed: the source of seeds for requests without one; replicas share a Random, so that a seed
         does not depend on the replica.
@@ -80,6 +86,8 @@ class Engine(SteppedEngine):
         *,
         drafter: Drafter | None = None,
         payoff: Payoff | None = None,
+        store: PageStore | None = None,
+        publish: Callable[[list[dict[str, Any]]], None] | None = None,
         adapters: AdapterStore | None = None,
         seed: int | random.Random = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -87,12 +95,16 @@ class Engine(SteppedEngine):
         self.config, self.info = config, info
         self._executor, self._tokenizer, self._clock = executor, tokenizer, clock
         max_adapters = config.lora.max_cpu_loras if config.lora is not None else None
-        self.adapters = adapters or AdapterStore(max_adapters, executor.check_adapter)
+        content_key = None if store is None else executor.content_key
+        self.adapters = adapters or AdapterStore(max_adapters, executor.check_adapter, content_key)
         self._pace: Pace | None = None
         if config.target_itl_ms != 0:
             target_s = None if config.target_itl_ms is None else config.target_itl_ms / 1000
             self._pace = Pace(target_s, config.max_num_batched_tokens)
-        self._scheduler = Scheduler(config, pace=self._pace, clock=clock)
+        self._scheduler = Scheduler(
+            config, pace=self._pace, store=store, publish=publish, clock=clock
+        )
+        self._stored = self._scheduler.pools.stored
         self._drafts = Drafts(drafter, config, info.vocab_size, payoff or Payoff())
         self._last_fetch_s = 0.0
         self._seeds = seed if isinstance(seed, random.Random) else random.Random(seed)
@@ -114,7 +126,8 @@ class Engine(SteppedEngine):
 
     @property
     def has_work(self) -> bool:
-        return bool(self._requests or self._events.are_left or self._in_flight)
+        is_busy = self._requests or self._events.are_left or self._in_flight
+        return bool(is_busy or self._stored.has_work)
 
     def check(self, request: Request) -> CheckedRequest:
         adapter = None if request.adapter is None else self.adapters.find(request.adapter)
@@ -164,6 +177,7 @@ class Engine(SteppedEngine):
         self._end_overdue()
         previous, self._in_flight = self._in_flight, None
         is_held = previous is not None and self._drafts.holds
+        is_idle = previous is None
         try:
             if plans and not is_held:
                 self._dispatch()
@@ -178,11 +192,15 @@ class Engine(SteppedEngine):
                 self._dispatch()
                 self._drafts.payoff.observe_wait(self._clock() - self._last_fetch_s)
             self._sample()
+            if is_idle and self._in_flight is None:
+                self._scheduler.wait_for_pages(_PAGES_WAIT_S)
         except Exception as error:  # from the device: it can't be told which sequence caused it
             self._fail_steps([previous, self._in_flight], error)
         except BaseException as error:  # Ctrl-C: perhaps only half a step was dispatched
             self._fail_steps([previous, self._in_flight], error)
             raise
+        if (events := self._scheduler.pools.events) is not None:
+            events.flush()
         return self._events.take()
 
     def warm_up(self) -> bool:
@@ -202,6 +220,7 @@ class Engine(SteppedEngine):
     def sleep(self, *, keeps_weights: bool) -> None:
         assert self._in_flight is None, "the last step was not waited for"
         self._scheduler.reset()
+        self._stored.free_memory()
         self._executor.sleep(keeps_weights=keeps_weights)
         self._drafts.sleep()
 
@@ -237,11 +256,14 @@ class Engine(SteppedEngine):
 
     def _dispatch(self) -> None:
         started = time.perf_counter()
+        filled = self._stored.take_filled()
         plan = self._scheduler.schedule(self._drafts.counts)
         self.schedule_s += time.perf_counter() - started
-        if not plan.items:
+        if plan.items:
+            self._in_flight = _InFlight(plan, self._clock())
+        copy_pages(self._executor, self._stored, filled, len(self.config.groups))
+        if self._in_flight is None:
             return
-        self._in_flight = _InFlight(plan, self._clock())
         self._drafts.drop(item.sequence for item in plan.items)
         for slot, adapter in plan.adapter_loads:
             assert adapter.weights is not None, "a slot that is never empty is to be filled"

@@ -63,6 +63,8 @@ def engine_stats(
         sum_step_tokens=scheduler.counters.sum_step_tokens,
         cache=_cache_info(scheduler.config),
         weights_version=scheduler.pools.weights_version,
+        num_stored_hits=pools.stored.num_hit_tokens,
+        stored=None if pools.stored.store is None else pools.stored.store.stats(),
     )
 
 
@@ -136,6 +138,7 @@ def sum_stats(replicas: Sequence[EngineStats]) -> EngineStats:
         step_sizes=sum_by_size([each.step_sizes for each in replicas]),
         accepted_per_pos=sum_by_size([each.accepted_per_pos for each in replicas]),
         cache=replicas[0].cache,
+        stored=replicas[0].stored,  # all share one store
         weights_version=replicas[0].weights_version,
         replicas=tuple(replicas),
     )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from flaxen.execution.page_copies import PageParts
 from flaxen.execution.programs import Program
 from flaxen.execution.rows import RowBias, RowSettings
 from flaxen.execution.sampling import BatchNeeds, Sampled
@@ -109,6 +110,16 @@ class DeviceCalls(abc.ABC):
     @abc.abstractmethod
     def head(self, pooled: np.ndarray) -> jax.Array:
         """The logits [L] of the model's classification head for a pooled vector [D]."""
+
+    @abc.abstractmethod
+    def read_pages(self, group: int, pages: np.ndarray) -> PageParts:
+        """Starts to read pages [n] int32 of a cache group, as they are after the steps that were
+        started; `page_copies.joined` waits for their bytes.
+        """
+
+    @abc.abstractmethod
+    def write_pages(self, group: int, pages: np.ndarray, contents: Sequence[np.ndarray]) -> None:
+        """Writes the bytes of pages [n], uint8 [bytes of a page] each, before the next step."""
 
     @abc.abstractmethod
     def set_params(self, params: Any, are_owned: bool) -> None:

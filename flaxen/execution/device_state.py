@@ -29,6 +29,7 @@ from flaxen.execution.compiled_step import (
     without_tokens,
 )
 from flaxen.execution.device_calls import DeviceCalls, StepOutput
+from flaxen.execution.page_copies import PageCopies, PageParts
 from flaxen.execution.params import check_same
 from flaxen.execution.programs import Program
 from flaxen.execution.rows import RowBias, RowSettings, load_bias, load_row
@@ -85,6 +86,7 @@ class DeviceState(DeviceCalls):
         self._final_norm = jax.jit(model.final_norm, out_shardings=whole)
         self._head = jax.jit(model.head, out_shardings=whole)
         self._adapters = AdapterStack(model, config.lora)
+        self._pages = PageCopies(model, config)
         self._num_steps = 0
         self._hidden: deque[tuple[int, jax.Array]] = deque(maxlen=2)  # of the last steps
         self._reset_state()
@@ -154,6 +156,12 @@ class DeviceState(DeviceCalls):
 
     def load_adapter(self, slot: int, layers: Sequence[Any], scale: float) -> None:
         self._adapters.load(slot, layers, scale)
+
+    def read_pages(self, group: int, pages: np.ndarray) -> PageParts:
+        return self._pages.read(self._cache, group, pages)
+
+    def write_pages(self, group: int, pages: np.ndarray, contents: Sequence[np.ndarray]) -> None:
+        self._cache = self._pages.write(self._cache, group, pages, contents)
 
     def set_adapter_stack(self, stack: Any, scales: Any) -> int:
         return self._adapters.serve_stack(stack, scales)

@@ -9,7 +9,7 @@ import atexit
 import functools
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -21,6 +21,7 @@ from flaxen.execution.compiled_step import step_layout
 from flaxen.execution.device_calls import DeviceCalls, StepOutput
 from flaxen.execution.device_state import DeviceState
 from flaxen.execution.model_inputs import check_inputs
+from flaxen.execution.page_copies import joined
 from flaxen.execution.programs import Program, Programs, plan_programs
 from flaxen.execution.results import step_result, to_host, token_logprobs
 from flaxen.execution.rows import RowSettings, row_bias, row_settings, with_seed
@@ -40,7 +41,7 @@ from flaxen.protocol import AdapterWeights, Request, SamplingParams, TokenLogpro
 from flaxen.scheduling.config import EngineConfig
 from flaxen.scheduling.executor import Executor, StepResult
 from flaxen.scheduling.plan import Scheduled, StepPlan
-from flaxen.scheduling.sequence import Sequence
+from flaxen.scheduling.sequence import Sequence as EngineSequence
 from flaxen.weights.adapters.adapter import Adapter
 
 _LOGPROB_ROWS = 64  # prompt tokens with log-probabilities in one call
@@ -149,7 +150,7 @@ class JaxExecutor(Executor):
     def check_inputs(self, request: Request) -> None:
         check_inputs(self._model, request)
 
-    def load(self, sequence: Sequence, row: int) -> None:
+    def load(self, sequence: EngineSequence, row: int) -> None:
         new = with_seed(sequence.row_settings, sequence.seed)
         self._load_settings(row, new, sequence.tokens)
         if new.has_bias:
@@ -167,6 +168,10 @@ class JaxExecutor(Executor):
                 f"{type(adapter).__name__}"
             )
         self._calls.check_adapter(adapter)
+
+    def content_key(self, adapter: AdapterWeights) -> str:
+        assert isinstance(adapter, Adapter)
+        return adapter.content_key()
 
     def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
         assert isinstance(adapter, Adapter)
@@ -187,6 +192,20 @@ class JaxExecutor(Executor):
 
     def wake_weights(self) -> None:
         self._calls.wake_weights()
+
+    def read_pages(self, pages: Sequence[Sequence[int]]) -> Callable[[], list[np.ndarray]]:
+        parts = [
+            self._calls.read_pages(group, np.asarray(each, np.int32))
+            for group, each in enumerate(pages)
+        ]
+        return lambda: [joined(*each) for each in zip(parts, map(len, pages), strict=True)]
+
+    def write_pages(
+        self, pages: Sequence[Sequence[int]], contents: Sequence[Sequence[np.ndarray]]
+    ) -> None:
+        for group, (each, content) in enumerate(zip(pages, contents, strict=True)):
+            if each:
+                self._calls.write_pages(group, np.asarray(each, np.int32), content)
 
     def dispatch(self, plan: StepPlan) -> _Handle:
         ends = accumulate((item.num_tokens for item in plan.items), initial=0)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from flaxen.messages_routes.cache_control import retention_fields
 from flaxen.messages_routes.messages import chat_messages
 from flaxen.messages_routes.thinking import thinking_fields
 from flaxen.messages_routes.tools import tool_fields
@@ -79,6 +80,7 @@ def chat_body(fields: dict[str, Any], context: Context) -> dict[str, Any]:
     answer = parse(AnswerBody, {name: each for name, each in given.items() if name in names})
     chat = {
         **prompt_fields(body, answer.max_tokens, context),
+        **retention_fields(fields),
         "model": body.model,
         "max_tokens": answer.max_tokens,
         "stream": answer.stream,

@@ -11,6 +11,7 @@ from flaxen.protocol.client import (
     EngineClient,
     EngineStats,
     ModelInfo,
+    StoredPagesStats,
     TokenEvents,
 )
 from flaxen.protocol.errors import (
@@ -31,12 +32,13 @@ from flaxen.protocol.events import (
 )
 from flaxen.protocol.inputs import EmbedSpan, Grammar, Pooling
 from flaxen.protocol.pooling import PoolingInfo
-from flaxen.protocol.requests import MAX_SEED, Request, SamplingParams
+from flaxen.protocol.requests import MAX_SEED, MAX_TTL_S, Request, SamplingParams
 from flaxen.protocol.structured import StructuredOutputs, StructureKind
 from flaxen.protocol.top_tokens import TopTokens
 
 __all__ = [
     "MAX_SEED",
+    "MAX_TTL_S",
     "STEP_TOKEN_BOUNDS",
     "AdapterInfo",
     "AdapterSource",
@@ -60,6 +62,7 @@ __all__ = [
     "Request",
     "RequestIdInUseError",
     "SamplingParams",
+    "StoredPagesStats",
     "StructureKind",
     "StructuredOutputs",
     "TokenEvent",

@@ -49,6 +49,19 @@ class CacheInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredPagesStats:
+    """The pages outside of the KV cache: counters since the start, and bytes now."""
+
+    host_bytes: int
+    disk_bytes: int
+    num_host_hits: int  # pages that a prompt found in the host's memory
+    num_disk_hits: int  # pages that were read from disk and verified
+    num_written: int  # pages that were written to disk
+    num_dropped: int  # pages that were not stored: too many at once, or the disk was full
+    num_mismatches: int  # pages on disk that were not as they were written
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineStats:
     """Counters since the start, and current gauges."""
 
@@ -83,6 +96,8 @@ class EngineStats:
     step_sizes: tuple[int, ...] = ()
     sum_step_tokens: int = 0  # the tokens of all steps
     cache: CacheInfo | None = None  # None: the model keeps nothing
+    num_stored_hits: int = 0  # prompt tokens whose pages were stored outside of the KV cache
+    stored: StoredPagesStats | None = None  # None: pages are stored nowhere else
     weights_version: int = 0  # of the weights that compute now
     # The tokens that each expert got, for each layer that has experts.
     expert_tokens: tuple[tuple[int, ...], ...] = ()

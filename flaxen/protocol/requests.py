@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from flaxen.protocol.errors import FieldError
 from flaxen.protocol.inputs import EmbedSpan, Grammar, Pooling
@@ -154,6 +155,9 @@ class SamplingParams:
         _require(ok, name, f"{name} must be a whole number {limits}, got {value!r}")
 
 
+DEFAULT_TTL_S, MAX_TTL_S = 300, 86400  # that a prefix is kept after its request
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One prompt and how to continue it.
@@ -166,6 +170,12 @@ class Request:
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     cache_salt: str = ""  # requests share cached prefixes only with the same salt
+    # Names a conversation that comes back: what is kept of it is replaced with each request.
+    session_id: str | None = None
+    # What becomes of the prefix after the end: it is kept for so many seconds, longer than those of
+    # others; "done": nobody will be back, and nothing is kept for the session; "drop": nor is what
+    # this request computed of any use. None keeps a session's for DEFAULT_TTL_S, and no other.
+    retention: float | Literal["done", "drop"] | None = None
     priority: int = 0  # requests of lower numbers are taken from the queue first
     # Seconds from submission after which the request ends with TIMEOUT.
     timeout_s: float | None = None
@@ -192,4 +202,14 @@ class Request:
             self.timeout_s is None or (_is_number(self.timeout_s) and self.timeout_s > 0),
             "timeout_s",
             f"timeout_s must be above 0 seconds, got {self.timeout_s!r}",
+        )
+        kept = self.retention
+        if kept is None and self.session_id is not None:
+            object.__setattr__(self, "retention", DEFAULT_TTL_S)
+        is_time = isinstance(kept, int | float) and _is_number(kept) and 0 < kept <= MAX_TTL_S
+        _require(
+            is_time or kept in (None, "done", "drop"),
+            "retention",
+            f"retention must be above 0 and at most {MAX_TTL_S} seconds, 'done' or 'drop', got "
+            f"{kept!r}",
         )

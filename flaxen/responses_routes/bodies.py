@@ -12,7 +12,13 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from flaxen.server.errors import invalid
-from flaxen.server.generation.fields_without_effect import CACHE_OPTIONS, CHAT, Rule, holds_at_most
+from flaxen.server.generation.fields_without_effect import (
+    CACHE_OPTIONS,
+    CACHE_RETENTION,
+    CHAT,
+    Rule,
+    holds_at_most,
+)
 from flaxen.server.schema import STRICT, Metadata, Whole, whole
 
 LOGPROBS = "message.output_text.logprobs"
@@ -93,8 +99,7 @@ WITHOUT_EFFECT: Mapping[str, Rule] = {
     **{
         name: CHAT[name]
         for name in (
-            "service_tier", "prompt_cache_retention", "mm_processor_kwargs", "vllm_xargs",
-            "kv_transfer_params",
+            "service_tier", "mm_processor_kwargs", "vllm_xargs", "kv_transfer_params",
         )
     },
     "conversation": Rule(
@@ -112,6 +117,7 @@ WITHOUT_EFFECT: Mapping[str, Rule] = {
         holds_at_most(completion_window="soonest"), "each response runs as soon as it can"
     ),
     "prompt_cache_options": CACHE_OPTIONS,
+    "prompt_cache_retention": CACHE_RETENTION,
     "stream_options": Rule(
         holds_at_most(include_obfuscation=False), "this server does not pad its events"
     ),

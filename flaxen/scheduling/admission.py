@@ -18,6 +18,7 @@ from flaxen.scheduling.running import Running
 from flaxen.scheduling.sequence import Sequence
 from flaxen.scheduling.waiting import Waiting
 
+_MAX_FETCHING = 4  # waiting sequences whose stored pages are got in advance
 _MAX_PASSED = 256  # waiting sequences without a slot that one step may skip
 
 
@@ -57,6 +58,9 @@ class Admission:
     def admit(self, plan: StepPlan, budget: int) -> int:
         """Adds waiting sequences to the plan. Returns the rest of the budget."""
         queue = self._adapter_slots.queue()
+        for sequence in islice(self._waiting, _MAX_FETCHING):
+            if sequence.fetched is None:
+                self._pools.fetch(sequence, self._most_found(sequence))
         for sequence in list(islice(self._waiting, self._running.num_free_rows + _MAX_PASSED)):
             if not self._running.num_free_rows or budget <= 0:
                 break
@@ -66,6 +70,11 @@ class Admission:
                 break
             if not queue.may_run(sequence.adapter):
                 continue
+            if sequence.fetched is not None:
+                if not sequence.fetched.is_ready:
+                    continue
+                if sequence.fetched.pages and self._pools.stored.loads:
+                    break  # the others do not wait for more copies before one step
             # A resumed sequence is computed from the host's tokens, so all must have arrived.
             if sequence.num_in_flight or not self._start(sequence):
                 break
@@ -96,6 +105,7 @@ class Admission:
     def _start(self, sequence: Sequence) -> bool:
         """Admits a sequence. Returns False if there are too few free pages."""
         num_cached = self._num_cached(sequence)
+        num_stored = self._pools.stored.num_hit_tokens
         if not self._running.admit(sequence, num_cached):
             return False
         self._waiting.remove(sequence)
@@ -106,14 +116,18 @@ class Admission:
             sequence.weights_version = self._pools.weights_version
             if self._looks_up(sequence):
                 self._counters.num_prefix_queries += sequence.num_prompt_tokens
-                self._counters.num_prefix_hits += sequence.num_cached_tokens
+                num_loaded = self._pools.stored.num_hit_tokens - num_stored
+                self._counters.num_prefix_hits += sequence.num_cached_tokens - num_loaded
         return True
 
     def _num_cached(self, sequence: Sequence) -> int:
         """The number of pages at a sequence's beginning that the prefix cache holds."""
+        return self._pools.num_cached(sequence, self._most_found(sequence))
+
+    def _most_found(self, sequence: Sequence) -> int:
+        """The most pages at a sequence's beginning that need not be computed."""
         # The last position must always be computed: its logits give the next token.
-        max_found = (len(sequence.tokens) - 1) // self._page_size
-        return self._pools.num_cached(sequence, max_found * self._looks_up(sequence))
+        return (len(sequence.tokens) - 1) // self._page_size * self._looks_up(sequence)
 
     def _looks_up(self, sequence: Sequence) -> bool:
         """Whether part of the prompt may come from the prefix cache."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import enum
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from flaxen.protocol import AdapterWeights, Request, TokenLogprobs
 from flaxen.scheduling.plan import Scheduled, StepPlan
-from flaxen.scheduling.sequence import Sequence
+from flaxen.scheduling.sequence import Sequence as EngineSequence
 
 
 class RowFailure(enum.Enum):
@@ -65,12 +66,16 @@ class Executor(abc.ABC):
         """
 
     @abc.abstractmethod
-    def load(self, sequence: Sequence, row: int) -> None:
+    def load(self, sequence: EngineSequence, row: int) -> None:
         """Writes a sequence's settings and known tokens to its row, after the dispatched steps."""
 
     @abc.abstractmethod
     def check_adapter(self, adapter: AdapterWeights) -> None:
         """Raises ValueError if the adapter fits into no slot. Safe to call from any thread."""
+
+    @abc.abstractmethod
+    def content_key(self, adapter: AdapterWeights) -> str:
+        """A hash of all that an adapter computes with. Safe to call from any thread."""
 
     @abc.abstractmethod
     def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
@@ -152,6 +157,29 @@ class Executor(abc.ABC):
         Safe to call from any thread.
         """
         return ()
+
+    @abc.abstractmethod
+    def read_pages(self, pages: Sequence[Sequence[int]]) -> Callable[[], list[np.ndarray]]:
+        """Starts to read pages of each cache group, as they are after the dispatched steps.
+
+        Args:
+          pages: of each group; the groups must keep tokens.
+
+        Returns:
+          A function for any thread, which waits, and returns the bytes of each group's pages, uint8
+          [n, bytes of a page]. It raises what broke the steps before.
+        """
+
+    @abc.abstractmethod
+    def write_pages(
+        self, pages: Sequence[Sequence[int]], contents: Sequence[Sequence[np.ndarray]]
+    ) -> None:
+        """Writes the bytes of pages into each cache group, before the next step is dispatched.
+
+        Args:
+          pages: of each group.
+          contents: a row of what `read_pages` returned for each of its pages.
+        """
 
     @abc.abstractmethod
     def reset(self) -> None:

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any
 
 from flaxen.scheduling import paced
 from flaxen.scheduling.adapters.slots import AdapterSlots
@@ -35,6 +37,7 @@ from flaxen.scheduling.plan import Scheduled, StepPlan
 from flaxen.scheduling.running import Running
 from flaxen.scheduling.sequence import Sequence
 from flaxen.scheduling.waiting import Waiting
+from flaxen.stored_pages.page_store import PageStore
 
 _NO_DRAFTS: Mapping[Sequence, int] = {}
 
@@ -45,6 +48,8 @@ class Scheduler:
     Args:
       config: the sizes.
       pace: limits prompt tokens in steps where others decode; None leaves only the budget.
+      store: keeps pages elsewhere too; None: nothing does.
+      publish: gets vLLM's KV events; None: nobody does.
       clock: monotonic seconds, for Sequence.first_scheduled_s.
     """
 
@@ -53,10 +58,12 @@ class Scheduler:
         config: EngineConfig,
         *,
         pace: Pace | None = None,
+        store: PageStore | None = None,
+        publish: Callable[[list[dict[str, Any]]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self._pace = config, pace
-        self.pools = Pools(config)
+        self.pools = Pools(config, store, publish, clock)
         self.adapter_slots = AdapterSlots(config.lora.max_loras if config.lora is not None else 0)
         self.counters = Counters(accepted_per_pos=[0] * config.num_spec_tokens)
         self._page_size = config.page_size
@@ -126,6 +133,7 @@ class Scheduler:
         Returns:
           The plan; it has no items if nothing can be computed before tokens in flight arrive.
         """
+        self.pools.retention.expire()
         plan, num_prompts = StepPlan(), self.counters.num_prompts
         allowed = self.config.max_num_batched_tokens
         budget = self._schedule_running(plan, allowed, drafts)
@@ -139,6 +147,12 @@ class Scheduler:
             self.counters.sum_slots_held += num_held
             self.counters.sum_slots_allocated += num_allocated
         return plan
+
+    def wait_for_pages(self, timeout_s: float) -> None:
+        """Waits until the first waiting sequence has its stored pages, or so long."""
+        for sequence in islice(self._waiting, 1):
+            if sequence.fetched is not None:
+                sequence.fetched.wait(timeout_s)
 
     def append(self, sequence: Sequence, token_id: int) -> None:
         """Appends a sampled token that reached the host; ignored if the sequence has ended."""
@@ -174,11 +188,14 @@ class Scheduler:
 
     def end(self, sequence: Sequence) -> None:
         """Removes a running or waiting sequence and frees what it owns. May be repeated."""
-        sequence.ended = True
+        has_ended, sequence.ended = sequence.ended, True
         if sequence in self._running:
             self._running.remove(sequence)
         else:
             self._waiting.remove(sequence)
+        if not has_ended:
+            self.pools.retain(sequence)
+            self.pools.stored.end(sequence, len(self.config.groups))
 
     def reset(self) -> None:
         """Preempts all running sequences and empties the prefix cache: the device lost its pages.
@@ -290,4 +307,5 @@ class Scheduler:
         """Returns a preempted sequence to the waiting ones, to be computed again."""
         sequence.num_computed_tokens = 0
         sequence.page_hashes.clear()  # they may have been invalidated
+        sequence.fetched = None
         self._waiting.put_back(sequence)

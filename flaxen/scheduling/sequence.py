@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from flaxen.protocol import EmbedSpan, Pooling, SamplingParams
+from flaxen.protocol import EmbedSpan, Pooling, Request, SamplingParams
 from flaxen.scheduling.adapters.store import ServedAdapter
 from flaxen.scheduling.checked import CheckedRequest
+from flaxen.stored_pages.page_store import Fetch
 from flaxen.structured.states import GrammarState
 
 NO_SLOT = -1
@@ -24,6 +25,10 @@ class Sequence:
     tokens: list[int]  # the prompt, then all output tokens that have reached the host
     num_prompt_tokens: int
     cache_salt: str = ""
+    session: tuple[str, ...] = ()  # whose earlier prefix this one replaces, under the salt
+    retention: float | Literal["done", "drop"] | None = (
+        None  # as Request.retention; None: nothing is kept
+    )
     priority: int = 0  # lower ones are admitted first
     adapter: ServedAdapter | None = None
     arrival_s: float = 0.0  # on the engine's monotonic clock
@@ -54,6 +59,8 @@ class Sequence:
     pages: list[list[int]] = field(default_factory=list)
     # Hashes of the full pages of known tokens.
     page_hashes: list[bytes] = field(default_factory=list)
+    hash_epoch: tuple[int, int] = (0, 0)  # what their root was made of, in cache/prefixes
+    fetched: Fetch | None = None  # of the pages that only the store has; None: not asked for yet
     num_registered: int = 0  # how many of its pages are in the prefix cache
     row: int | None = None  # the row of the device's state, while running
     adapter_slot: int = NO_SLOT  # the slot of its adapter, while running
@@ -94,6 +101,8 @@ def sequence_of(checked: CheckedRequest, index: int, seed: int, arrival_s: float
         tokens=list(request.prompt_token_ids),
         num_prompt_tokens=len(request.prompt_token_ids),
         cache_salt=request.cache_salt,
+        session=_session(request, index),
+        retention=request.retention,
         priority=request.priority,
         adapter=checked.adapter,
         arrival_s=arrival_s,
@@ -106,3 +115,9 @@ def sequence_of(checked: CheckedRequest, index: int, seed: int, arrival_s: float
         pooling=request.pooling,
         waits_for_tokens=request.pooling is not None,
     )
+
+
+def _session(request: Request, index: int) -> tuple[str, ...]:
+    """What names the prefix that is kept: the session and the sequence's number, or the request."""
+    name = ("request", request.request_id)
+    return (*(name if request.session_id is None else ("session", request.session_id)), str(index))

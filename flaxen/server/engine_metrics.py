@@ -38,6 +38,11 @@ _COUNTERS = (
         "num_prefix_queries",
     ),
     ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", "num_prefix_hits"),
+    (
+        "external_prefix_cache_hits",
+        "Prompt tokens whose pages came from the host's memory or disk.",
+        "num_stored_hits",
+    ),
     ("prompt_tokens", "Prompt tokens computed or found in the prefix cache.", "num_prompt_tokens"),
     ("generation_tokens", "Tokens generated.", "num_generated_tokens"),
     ("engine_steps", "Steps of the engine.", "num_steps"),
@@ -45,6 +50,16 @@ _COUNTERS = (
     ("spec_decode_num_drafts", "Drafts that were verified, of one or more tokens.", "num_drafts"),
     ("spec_decode_num_draft_tokens", "Draft tokens that were verified.", "num_draft_tokens"),
     ("spec_decode_num_accepted_tokens", "Of these the accepted ones.", "num_accepted_tokens"),
+)
+# The same of StoredPagesStats, if pages are stored outside of the KV cache.
+_STORED: tuple[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, str], ...] = (
+    (GaugeMetricFamily, "host_bytes", "Bytes of pages in the host's memory.", "host_bytes"),
+    (GaugeMetricFamily, "disk_bytes", "Bytes of pages on disk.", "disk_bytes"),
+    (CounterMetricFamily, "host_hits", "Pages found in the host's memory.", "num_host_hits"),
+    (CounterMetricFamily, "disk_hits", "Pages read from disk and verified.", "num_disk_hits"),
+    (CounterMetricFamily, "disk_writes", "Pages written to disk.", "num_written"),
+    (CounterMetricFamily, "dropped", "Pages that could not be stored.", "num_dropped"),
+    (CounterMetricFamily, "mismatches", "Pages on disk not as written.", "num_mismatches"),
 )
 Found = Sequence[tuple[str, EngineStats]]  # models' names, and the statistics of their engines
 
@@ -80,6 +95,8 @@ class EngineCollector(Collector):
             yield _family(GaugeMetricFamily, f"{prefix}:{name}", text, field, found)
         for name, text, field in _COUNTERS:
             yield _family(CounterMetricFamily, f"{prefix}:{name}", text, field, found)
+        if any(stats.stored is not None for _, stats in found):
+            yield from _stored(prefix, found)
         yield _waiting_by_reason(prefix, found)
         yield _step_tokens(prefix, found)
         if any(stats.cache is not None for _, stats in found):
@@ -110,6 +127,16 @@ def _family(
         for index, replica in enumerate(stats.replicas):
             family.add_metric([model_name, str(index)], getattr(replica, field))
     return family
+
+
+def _stored(prefix: str, found: Found) -> Iterator[Metric]:
+    """The numbers of each engine's stored pages, which its data replicas share."""
+    for kind, name, text, field in _STORED:
+        family = kind(f"{prefix}:kv_offload_{name}", text, labels=LABELS)
+        for model_name, stats in found:
+            if stats.stored is not None:
+                family.add_metric([model_name], getattr(stats.stored, field))
+        yield family
 
 
 def _waiting_by_reason(prefix: str, found: Found) -> Metric:

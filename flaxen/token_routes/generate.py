@@ -44,6 +44,9 @@ OUTER = frozenset(
         "stream",
         "stream_options",
         "cache_salt",
+        "session_id",
+        "retention",
+        "prompt_cache_retention",
         "priority",
         "kv_transfer_params",
     }

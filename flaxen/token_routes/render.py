@@ -49,7 +49,13 @@ def _body(context: Context, asked: Asked, request: Request, prompt: Prompt) -> d
     offsets = None
     if asked.common.return_token_offsets and prompt.text is not None:
         offsets = _offsets(context.tokenizer, prompt)
+    retention = request.retention
+    kept = {
+        "session_id": request.session_id,
+        "retention": {"ttl_s": retention} if isinstance(retention, int | float) else retention,
+    }
     return {
+        **{name: each for name, each in kept.items() if each is not None},
         "request_id": asked.answer_id,
         "model": asked.model,
         "token_ids": list(request.prompt_token_ids),

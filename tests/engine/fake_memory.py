@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
 from flaxen.scheduling.config import EngineConfig
 
 
@@ -44,6 +48,23 @@ class FakeMemory:
                 slots = [self._slot(pages[i], at) for at in range(first, len(tokens))]
                 found = [self._slots[i][slot] for slot in slots]
                 assert found == tokens[first:], "the pages hold another sequence's tokens"
+
+    def read_pages(self, pages: Sequence[Sequence[int]]) -> Callable[[], list[np.ndarray]]:
+        """As Executor.read_pages: the bytes of a page are its token ids."""
+        found = [
+            np.array([self._slots[g][page * self._page_size :][: self._page_size] for page in each])
+            for g, each in enumerate(pages)
+        ]
+        return lambda: [each.astype("<i4").view(np.uint8) for each in found]
+
+    def write_pages(
+        self, pages: Sequence[Sequence[int]], contents: Sequence[Sequence[np.ndarray]]
+    ) -> None:
+        """As Executor.write_pages."""
+        for g, (each, content) in enumerate(zip(pages, contents, strict=True)):
+            for page, row in zip(each, content, strict=True):
+                start = page * self._page_size
+                self._slots[g][start : start + self._page_size] = row.view("<i4").tolist()
 
     def _slot(self, pages: list[int], position: int) -> int:
         page = pages[position // self._page_size]

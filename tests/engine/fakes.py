@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +93,9 @@ class FakeExecutor(Executor):
         if self._config.lora is None or adapter.config.rank > self._config.lora.max_lora_rank:
             raise ValueError("no slot could hold this adapter")
 
+    def content_key(self, adapter: AdapterWeights) -> str:
+        return str(adapter.config)
+
     def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
         self.adapter_slots[slot] = adapter
 
@@ -110,6 +114,12 @@ class FakeExecutor(Executor):
         if not isinstance(params, int):
             raise ValueError("the fake's parameters are what it adds to a token")
         self._step = params
+
+    def read_pages(self, pages: Items[Items[int]]) -> Callable[[], list[np.ndarray]]:
+        return self._memory.read_pages(pages)
+
+    def write_pages(self, pages: Items[Items[int]], contents: Items[Items[np.ndarray]]) -> None:
+        self._memory.write_pages(pages, contents)
 
     def dispatch(self, plan: StepPlan) -> StepResult:
         for item in plan.items:
@@ -245,6 +255,9 @@ class FaultyExecutor(Executor):
     def check_adapter(self, adapter: AdapterWeights) -> None:
         self._inner.check_adapter(adapter)
 
+    def content_key(self, adapter: AdapterWeights) -> str:
+        return self._inner.content_key(adapter)
+
     def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
         self._call("load_adapter")
         self._inner.load_adapter(slot, adapter)
@@ -260,6 +273,12 @@ class FaultyExecutor(Executor):
 
     def wake_weights(self) -> None:
         self._inner.wake_weights()
+
+    def read_pages(self, pages: Items[Items[int]]) -> Callable[[], list[np.ndarray]]:
+        return self._inner.read_pages(pages)
+
+    def write_pages(self, pages: Items[Items[int]], contents: Items[Items[np.ndarray]]) -> None:
+        self._inner.write_pages(pages, contents)
 
     def dispatch(self, plan: StepPlan) -> Any:
         self._call("dispatch")

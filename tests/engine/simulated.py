@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -59,6 +60,9 @@ class SimulatedExecutor(Executor):
     def row_settings(self, request: Request) -> None: ...
     def load(self, sequence: Sequence, row: int) -> None: ...
     def check_adapter(self, adapter: AdapterWeights) -> None: ...
+    def content_key(self, adapter: AdapterWeights) -> str:
+        raise NotImplementedError("nobody simulates adapters")
+
     def load_adapter(self, slot: int, adapter: AdapterWeights) -> None: ...
     def set_params(self, params: Any, *, are_owned: bool) -> None: ...
     def sleep(self, *, keeps_weights: bool) -> None: ...
@@ -72,6 +76,12 @@ class SimulatedExecutor(Executor):
 
     def set_adapter_stack(self, stack: Any, scales: Any) -> int:
         return 0
+
+    def read_pages(self, pages: Items[Items[int]]) -> Callable[[], list[np.ndarray]]:
+        raise NotImplementedError("the simulated device keeps nothing")
+
+    def write_pages(self, pages: Items[Items[int]], contents: Items[Items[np.ndarray]]) -> None:
+        raise NotImplementedError("the simulated device keeps nothing")
 
     def dispatch(self, plan: StepPlan) -> float:
         machine = self._machine

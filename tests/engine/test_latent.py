@@ -30,6 +30,7 @@ from flaxen.models.model import Model, logprobs
 from flaxen.models.params import compute_params, is_spec
 from flaxen.models.rope_config import RopeConfig
 from flaxen.scheduling.cache.sizes import CacheSizes
+from flaxen.stored_pages.page_store import PageStore
 from tests.engine.tiny import EOS_ID, ONE_SHAPE, make_engine, request, run, trace
 from tests.scheduling.groups import groups
 
@@ -86,7 +87,7 @@ def computed(model: Model) -> Any:
     )
 
 
-def engine(model: Model, num_pages: int) -> Engine:
+def engine(model: Model, num_pages: int, store: PageStore | None = None) -> Engine:
     config = replace(
         ONE_SHAPE,
         groups=groups(model.cache_specs, num_pages),
@@ -100,7 +101,7 @@ def engine(model: Model, num_pages: int) -> Engine:
         cache_dtype=jnp.dtype("float32"),
         bad_word_ids=lambda words: (),
     )
-    return make_engine(config, executor=executor)
+    return make_engine(config, executor=executor, store=store)
 
 
 def prompts() -> list[list[int]]:

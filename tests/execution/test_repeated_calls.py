@@ -74,6 +74,8 @@ def test_another_process_computes_the_same() -> None:
     add(engine, Request(request_id="vector", prompt_token_ids=tuple(first), pooling="mean"))
     while engine.has_work:
         engine.step()
+    (copied, _) = executor.read_pages([[0, 1], []])()
+    executor.write_pages([[200, 201], []], [copied, copied[:0]])
     with pytest.raises(ValueError, match="other parameters can't be given to an engine that runs"):
         engine.set_params(PARAMS)
     with pytest.raises(ValueError, match="a trainer's adapters can't be given to an engine"):
@@ -85,5 +87,5 @@ def test_another_process_computes_the_same() -> None:
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
     assert other.names == {
         "compile", "compile_adapter_load", "load_row", "load_bias", "load_adapter", "step",
-        "forward", "sample", "prompt_logprobs", "final_norm", CLOSE,
+        "forward", "sample", "prompt_logprobs", "final_norm", "read_pages", "write_pages", CLOSE,
     }  # fmt: skip

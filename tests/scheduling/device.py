@@ -10,6 +10,9 @@ import zlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from flaxen.protocol import SamplingParams
 from flaxen.scheduling.adapters.store import ServedAdapter
@@ -19,6 +22,7 @@ from flaxen.scheduling.pace import Pace
 from flaxen.scheduling.plan import Scheduled, StepPlan
 from flaxen.scheduling.scheduler import Scheduler
 from flaxen.scheduling.sequence import NO_PAGE, Sequence
+from flaxen.stored_pages.page_store import FilledPage, PageStore
 
 STOP_TOKEN = 0
 
@@ -52,9 +56,11 @@ class Result:
 class FakeEngine:
     """Device and loop: runs each plan at once, and hands its samples over when told to."""
 
-    def __init__(self, config: EngineConfig, pace: Pace | None = None) -> None:
-        self.config = config
-        self.scheduler = Scheduler(config, pace=pace)
+    def __init__(
+        self, config: EngineConfig, pace: Pace | None = None, store: PageStore | None = None
+    ) -> None:
+        self.config, self.store = config, store
+        self.scheduler = Scheduler(config, pace=pace, store=store)
         self.truth: dict[Sequence, list[int]] = {}  # prompt and all samples, delivered or not
         self.invalidated: dict[Sequence, set[Fault]] = {}  # known when it was admitted
         self.reported: set[Fault] = set()
@@ -74,12 +80,13 @@ class FakeEngine:
 
     def add(
         self, prompt: list[int], sampling: SamplingParams, salt: str = "", *, scored: bool = False,
-        adapter: ServedAdapter | None = None,
+        adapter: ServedAdapter | None = None, session: str = "",
+        retention: float | Literal["done", "drop"] | None = None,
     ) -> None:  # fmt: skip
         sequence = Sequence(
             request_id=str(len(self.truth)), index=0, sampling=sampling, tokens=list(prompt),
             num_prompt_tokens=len(prompt), cache_salt=salt, prompt_logprobs=1 if scored else None,
-            adapter=adapter,
+            adapter=adapter, session=(session,), retention=retention,
         )  # fmt: skip
         self.truth[sequence] = list(prompt)
         self.ends[sequence] = 0
@@ -115,9 +122,12 @@ class FakeEngine:
           drafts: how many tokens are guessed for whom.
           num_right: of each sequence's drafts, how many are what the model will say.
         """
+        filled = self.scheduler.pools.stored.take_filled()
         plan = self.scheduler.schedule(drafts or {})
         for sequence in plan.preempted:
             self.running.remove(sequence)
+        if self.store is not None:
+            self.copy_pages(filled)
         self.slots.update(plan.adapter_loads)
         jobs = [self.start(item, num_right) for item in plan.items]
         written: set[tuple[int, int]] = set()
@@ -127,6 +137,24 @@ class FakeEngine:
         if plan.items:
             self.outstanding.append(results)
         return plan
+
+    def copy_pages(self, filled: list[FilledPage]) -> None:
+        """To the store and back, before a step: a page's slots, and whose keys they are."""
+        assert self.store is not None
+        stored, size = self.scheduler.pools.stored, self.config.page_size
+        read: list[list[np.ndarray]] = [[] for _ in self.config.groups]
+        for each in filled:
+            slots = [self.memory[each.group][each.page * size + i] for i in range(size)]
+            row = np.empty(size + 1, object)
+            row[:] = [self.computed_with[each.group][each.page], *slots]
+            read[each.group].append(row)
+        self.store.put(filled, lambda: read)  # type: ignore[arg-type, return-value]  # of bytes
+        stored.report_ended()
+        self.store.flush()
+        for load in stored.take_loads():
+            adapter, *slots = load.content
+            self.computed_with[load.group][load.page] = adapter
+            self.memory[load.group] |= {load.page * size + i: each for i, each in enumerate(slots)}
 
     def start(self, item: Scheduled, num_right: int) -> tuple[Scheduled, list[int | Fault], int]:
         """The tokens up to an item's last, drafts included, and where it begins on the device."""

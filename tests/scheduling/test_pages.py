@@ -181,6 +181,7 @@ class PoolMachine(RuleBasedStateMachine):
     def start(self, num_pages: int, caching: bool) -> None:
         self.pool = PagePool(num_pages, enable_prefix_caching=caching)
         self.owned: list[list[int]] = []
+        self.kept: list[list[bytes]] = []
         self.content: dict[int, bytes] = {}  # by page: the hash it was registered with
 
     @rule(tokens=st.lists(st.integers(0, 1), max_size=10), num_registered=st.integers(0, 5))
@@ -193,7 +194,11 @@ class PoolMachine(RuleBasedStateMachine):
         if num_new > self.pool.num_free:
             self.pool.release(found)
             return
+        kept_before = self.kept_pages()
         new = self.pool.allocate(num_new)
+        kept_before -= set(found)
+        if kept_before & set(new):
+            assert self.pool.num_free == len(kept_before - set(new)), "others were free"
         in_use = {page for pages in self.owned for page in pages} | set(found)
         assert not in_use & set(new), "a page in use was handed out"
         assert len(set(new)) == num_new
@@ -208,6 +213,12 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.register(pages[len(found) : end], hashes[len(found) : end])
         self.owned.append(pages)
 
+    def kept_pages(self) -> set[int]:
+        """Free pages that somebody keeps."""
+        kept = {each for hashes in self.kept for each in hashes}
+        in_use = {page for pages in self.owned for page in pages}
+        return {page for page, each in self.content.items() if each in kept} - in_use
+
     @precondition(lambda self: self.owned)
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
@@ -219,6 +230,17 @@ class PoolMachine(RuleBasedStateMachine):
     def reset(self) -> None:
         self.pool.reset_cache()
         self.content.clear()
+
+    @rule(tokens=st.lists(st.integers(0, 1), max_size=10))
+    def keep(self, tokens: list[int]) -> None:
+        self.pool.keep(chain(tokens))
+        self.kept.append(chain(tokens))
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data())
+    def unkeep(self, data: st.DataObject) -> None:
+        self.pool.unkeep(self.kept.pop(data.draw(st.integers(0, len(self.kept) - 1))))
+        assert self.pool.num_kept == len({each for hashes in self.kept for each in hashes})
 
     @invariant()
     def holds(self) -> None:

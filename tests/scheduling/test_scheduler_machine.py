@@ -1,5 +1,7 @@
 """The scheduler under any use, of any mix of cache groups, on a device by hand (`device.py`)."""
 
+from typing import Literal
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -12,6 +14,8 @@ from flaxen.scheduling.config import EngineConfig, LoraLimits
 from flaxen.scheduling.pace import Pace
 from flaxen.scheduling.plan import StepPlan
 from flaxen.scheduling.sequence import NO_PAGE
+from flaxen.stored_pages.host_tier import HostTier
+from flaxen.stored_pages.page_store import PageStore
 from tests.scheduling.device import FakeEngine, Fault, check_pages
 from tests.scheduling.groups import FULL
 
@@ -39,11 +43,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         depth=st.integers(0, 2),
         max_loras=st.integers(1, 3),
         pace=st.none() | st.integers(1, 8),
+        num_stored=st.none() | st.integers(0, 40),
     )
     def start(
         self, specs: list[CacheSpec], page_size: int, max_model_len: int, num_more_pages: int,
         max_num_seqs: int, num_more_tokens: int, caching: bool, depth: int,
-        max_loras: int, pace: int | None,
+        max_loras: int, pace: int | None, num_stored: int | None,
     ) -> None:  # fmt: skip
         chunk = max_num_seqs + num_more_tokens
         groups = tuple(
@@ -66,7 +71,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.depth = depth
         self.pace = None if pace is None else Pace(1.0, pace)
-        self.engine = FakeEngine(config, self.pace)
+        self.store = None
+        if num_stored is not None:  # in pages, of which a slot takes 8 bytes
+            self.store = PageStore(HostTier(num_stored * 8 * (page_size + 1)), None)
+        self.engine = FakeEngine(config, self.pace, self.store)
 
     @rule(
         prompt=st.lists(TOKENS, min_size=1, max_size=23),
@@ -76,15 +84,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         scored=st.sampled_from([False, False, True]),
         n=st.integers(1, 3),
         adapter=st.sampled_from([None, None, None, *ADAPTERS]),
+        session=st.sampled_from(["a", "b"]),
+        retention=st.sampled_from([None, 0.001, 1000.0, 1000.0, "done", "drop"]),
     )
     def add(
         self, prompt: list[int], salt: str, max_tokens: int | None, ignore_eos: bool,
-        scored: bool, n: int, adapter: ServedAdapter | None,
+        scored: bool, n: int, adapter: ServedAdapter | None, session: str,
+        retention: float | Literal["done", "drop"] | None,
     ) -> None:  # fmt: skip
         sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=ignore_eos)
         for _ in range(n):
             cut = prompt[: self.engine.config.max_model_len - 1]
-            self.engine.add(cut, sampling, salt, scored=scored, adapter=adapter)
+            self.engine.add(
+                cut, sampling, salt, scored=scored, adapter=adapter, session=session,
+                retention=retention,
+            )  # fmt: skip
 
     @precondition(lambda self: len(self.engine.outstanding) <= self.depth)
     @rule(
@@ -188,6 +202,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert (sequence.pages, sequence.row, sequence.adapter_slot) == ([], None, -1)
 
     @invariant()
+    def no_more_is_kept_than_may_be(self) -> None:
+        for pool in self.engine.scheduler.pools.pools:
+            assert pool.num_kept <= pool.num_pages // 2
+
+    @invariant()
     def a_page_is_free_or_owned(self) -> None:
         check_pages(self.engine)
 
@@ -203,8 +222,15 @@ class SchedulerMachine(RuleBasedStateMachine):
                         is_faulty = any(isinstance(slot, Fault) for slot in slots)
                         assert is_faulty or slots == expected
 
+    @rule(happens=st.sampled_from([False, False, False, True]))
+    def reset_prefix_cache(self, happens: bool) -> None:
+        if happens:
+            self.engine.scheduler.drop_prefix_cache()
+
     def teardown(self) -> None:
         self.engine.drain()
+        if self.store is not None:
+            self.store.close()
 
 
 TestScheduler = SchedulerMachine.TestCase

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flaxen.protocol import STEP_TOKEN_BOUNDS, CacheInfo, EngineStats
+from flaxen.protocol import STEP_TOKEN_BOUNDS, CacheInfo, EngineStats, StoredPagesStats
 from tests.server.clients import get, make_app, post
 from tests.server.fakes import STOP, FakeEngine
 
@@ -57,6 +57,27 @@ def test_each_replicas_numbers_have_its_index() -> None:
         assert value(samples, "flaxen:num_requests_running", engine=index) == running
         assert value(samples, "flaxen:engine_steps_total", engine=index) == steps
     assert ("flaxen:engine_steps_total", (("model_name", "main"),)) not in samples
+
+
+class _Storing(FakeEngine):
+    def stats(self) -> EngineStats:
+        stored = StoredPagesStats(
+            host_bytes=1, disk_bytes=2, num_host_hits=3, num_disk_hits=4, num_written=5,
+            num_dropped=6, num_mismatches=7,
+        )  # fmt: skip
+        return replace(FakeEngine.stats(self), stored=stored, num_stored_hits=8)
+
+
+def test_stored_pages_are_counted_where_there_are_some() -> None:
+    samples = scrape(make_app(_Storing(), served_model_names=("main",)))
+    expected = {
+        "host_bytes": 1, "disk_bytes": 2, "host_hits_total": 3, "disk_hits_total": 4,
+        "disk_writes_total": 5, "dropped_total": 6, "mismatches_total": 7,
+    }  # fmt: skip
+    assert {name: value(samples, f"flaxen:kv_offload_{name}") for name in expected} == expected
+    assert value(samples, "flaxen:external_prefix_cache_hits_total") == 8
+    samples = scrape(make_app(FakeEngine(), served_model_names=("main",)))
+    assert not [name for name, _ in samples if "kv_offload" in name]
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -84,7 +84,8 @@ def error_of(body: dict[str, Any]) -> tuple[str, str, str]:
 def test_what_is_rendered_is_computed_as_the_request_itself(
     path: str, body: dict[str, Any]
 ) -> None:
-    more = SAMPLING | {"priority": 4, "cache_salt": "s"}
+    more = SAMPLING | {"priority": 4, "cache_salt": "s", "retention": {"ttl_s": 5}}
+    more |= {"session_id": "t"} if path == CHAT else {}
     whole = asked(path, body | more)
     num_before = len(ENGINE.requests)
     answer = post(APP, f"{path}/render", body | more)
@@ -94,7 +95,10 @@ def test_what_is_rendered_is_computed_as_the_request_itself(
     assert rendered["request_id"].startswith("chatcmpl-" if path == CHAT else "cmpl-")
     assert rendered["model"] == "fake/model"
     again = asked(GENERATE, rendered)
-    for name in ("prompt_token_ids", "sampling", "priority", "cache_salt", "adapter"):
+    for name in (
+        "prompt_token_ids", "sampling", "priority", "cache_salt", "adapter", "session_id",
+        "retention",
+    ):  # fmt: skip
         assert getattr(again, name) == getattr(whole, name), name
     assert (again.grammar is None) == (whole.grammar is None)
 

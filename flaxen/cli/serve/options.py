@@ -19,6 +19,8 @@ from flaxen.serving.logs import LogFormat, LogLevel
 
 _SERVER = "Server"
 _server_option = partial(typer.Option, rich_help_panel=_SERVER)
+_engine_option = partial(typer.Option, rich_help_panel=panels.ENGINE)
+_size_option = partial(_engine_option, parser=parse_size_option, metavar="SIZE")
 _limit_option = partial(typer.Option, rich_help_panel="Limits of a request")
 
 
@@ -247,6 +249,42 @@ class ServingOptions:
             rich_help_panel=panels.ENGINE,
         ),
     ] = parse_size("256MiB")
+    kv_offload_bytes: Annotated[
+        int,
+        _size_option(
+            "--kv-offload-bytes",
+            help="Memory of the host for pages of the KV cache that it has no room for, as 8GiB; "
+            "least recently used ones go first.",
+            show_default="none is used",
+        ),
+    ] = 0
+    kv_offload_dir: Annotated[
+        Path | None,
+        _engine_option(
+            metavar="PATH",
+            help="Directory for pages of the KV cache, which a prompt finds after a restart too, "
+            "verified. They tell what the prompts were: only this user can read them.",
+            show_default="none is used",
+        ),
+    ] = None
+    kv_offload_dir_bytes: Annotated[
+        int,
+        _size_option(
+            "--kv-offload-dir-bytes",
+            help="Most bytes of the files in --kv-offload-dir.",
+            show_default="10GiB",
+        ),
+    ] = parse_size("10GiB")
+    kv_events_config: Annotated[
+        str | None,
+        _engine_option(
+            metavar="JSON",
+            help="Publish which prefixes are in the KV cache, for routers: vLLM's object, as "
+            '{"enable_kv_cache_events": true, "endpoint": "tcp://*:5557"} (pip install '
+            "flaxen\\[kv-events]).",
+            show_default="nothing is published",
+        ),
+    ] = None
     logprobs_mode: Annotated[
         LogprobsMode,
         typer.Option(

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from flaxen.execution.device_calls import DeviceCalls, StepOutput
+from flaxen.execution.page_copies import PageParts
 from flaxen.execution.processes.channel import CLOSE
 from flaxen.execution.programs import Program
 from flaxen.execution.rows import RowBias, RowSettings
@@ -105,6 +106,14 @@ class RepeatedCalls(DeviceCalls):
         self._send("head", [pooled])
         return self._own.head(pooled)
 
+    def read_pages(self, group: int, pages: np.ndarray) -> PageParts:
+        self._send("read_pages", [group, pages])
+        return self._own.read_pages(group, pages)
+
+    def write_pages(self, group: int, pages: np.ndarray, contents: Sequence[np.ndarray]) -> None:
+        self._send("write_pages", [group, pages, list(contents)])
+        self._own.write_pages(group, pages, contents)
+
     def set_params(self, params: Any, are_owned: bool) -> None:
         raise _refuse("other parameters")
 
@@ -171,6 +180,8 @@ def _calls(calls: DeviceCalls) -> Mapping[str, Callable[..., object]]:
         "sample": calls.sample,
         "prompt_logprobs": calls.prompt_logprobs,
         "final_norm": calls.final_norm,
+        "read_pages": calls.read_pages,
+        "write_pages": calls.write_pages,
     }
 
 

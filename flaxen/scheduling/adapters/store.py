@@ -8,6 +8,7 @@ slots, the device, the contents of an adapter's weights or files.
 from __future__ import annotations
 
 import itertools
+import secrets
 import threading
 import time
 import weakref
@@ -72,14 +73,22 @@ class AdapterStore:
       max_adapters: the most adapters in memory besides those in use; None is no limit, except 16
           for adapters with a source.
       check: raises ValueError for weights that can't be served.
+      content_key: names weights by their content, so that stored pages are found by it; None names
+        each load anew.
     """
 
-    def __init__(self, max_adapters: int | None, check: Callable[[AdapterWeights], None]) -> None:
-        self._max_adapters, self._check = max_adapters, check
+    def __init__(
+        self,
+        max_adapters: int | None,
+        check: Callable[[AdapterWeights], None],
+        content_key: Callable[[AdapterWeights], str] | None = None,
+    ) -> None:
+        self._max_adapters, self._check, self._content_key = max_adapters, check, content_key
         self._lock = threading.Lock()  # guards everything below
         self._known: dict[str, _Known] = {}
         self._used: dict[str, None] = {}  # names with a source, least recently used first
         self._generations = itertools.count()
+        self._process = secrets.token_hex(8)  # no other process finds pages by these keys
         self._is_fixed = False
 
     def load(self, name: str, weights: AdapterWeights, *, load_inplace: bool = False) -> None:
@@ -215,7 +224,10 @@ class AdapterStore:
             return served
 
     def _served(self, name: str, rank: int, weights: AdapterWeights | None) -> ServedAdapter:
-        key = f"{name}#{next(self._generations)}"
+        if self._content_key is None or weights is None:
+            key = f"{self._process}/{name}#{next(self._generations)}"
+        else:
+            key = self._content_key(weights)
         return ServedAdapter(name=name, rank=rank, weights=weights, key=key)
 
     def _get(self, name: str) -> _Known:

@@ -10,13 +10,21 @@ Deliberately does not know: which sequences run or wait, rows, the budget, JAX.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 from flaxen.scheduling.cache.groups import first_page, most_pages, page_bytes
+from flaxen.scheduling.cache.page_events import PageEvents
 from flaxen.scheduling.cache.pages import PagePool
+from flaxen.scheduling.cache.prefix_search import PrefixSearch
 from flaxen.scheduling.cache.prefixes import Prefixes
+from flaxen.scheduling.cache.retention import Retention
+from flaxen.scheduling.cache.stored import PageLoad, StoredPages
 from flaxen.scheduling.config import EngineConfig
 from flaxen.scheduling.sequence import NO_PAGE, Sequence
+from flaxen.stored_pages.page_store import PageStore, page_key
 
 
 class Pools:
@@ -27,24 +35,44 @@ class Pools:
 
     Args:
       config: the sizes.
+      store: keeps pages elsewhere too; None: nothing does.
+      publish: gets vLLM's KV events; None: nobody does.
+      clock: monotonic seconds.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        store: PageStore | None = None,
+        publish: Callable[[list[dict[str, Any]]], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._groups = config.groups
         self._page_size, self._chunk = config.page_size, config.max_num_batched_tokens
         keep_tokens = [group.keeps_tokens for group in config.groups]
         # A State exists for the last token only: a sequence can't continue from an earlier one.
         self.can_roll_back = all(keep_tokens)
         self.has_prefixes = config.enable_prefix_caching and bool(keep_tokens) and all(keep_tokens)
+        self.events: PageEvents | None = None
+        if publish is not None and self.has_prefixes:
+            specs = [group.spec for group in config.groups]
+            self.events = PageEvents(specs, config.page_size, publish)
         self.pools = tuple(
-            PagePool(group.num_pages, enable_prefix_caching=self.has_prefixes)
-            for group in config.groups
+            PagePool(
+                group.num_pages,
+                enable_prefix_caching=self.has_prefixes,
+                on_removed=None if self.events is None else partial(self.events.removed, i),
+            )
+            for i, group in enumerate(config.groups)
         )
+        self.stored = StoredPages(store)
+        self.retention = Retention(self.pools if self.has_prefixes else (), clock)
         self.num_slots_held = 0  # slots of used pages that hold a token
         self._prefixes = Prefixes(config.page_size, is_enabled=self.has_prefixes)
         self._of_tokens = tuple(i for i, keeps in enumerate(keep_tokens) if keeps)
         windows = [(i, group.window) for i, group in enumerate(config.groups)]
         self._sliding = tuple((i, window) for i, window in windows if window is not None)
+        self._search = PrefixSearch(config.groups, self.pools, config.page_size)
         self._unbounded = tuple(i for i, window in windows if window is None and keep_tokens[i])
 
     @property
@@ -81,26 +109,32 @@ class Pools:
         if not self.has_prefixes:
             return 0
         self._prefixes.extend(sequence)
-        hashes = sequence.page_hashes[:limit]
-        num = len(hashes)
-        for i in self._unbounded:
-            num = len(self.pools[i].lookup(hashes[:num]))
-        settled = 0 if self._sliding else num
-        while settled != num:
-            settled = num
-            for i, window in self._sliding:
-                num = self._num_seen(self.pools[i], window, hashes, num)
-        return num
+        fetched = sequence.fetched
+        stored = {} if fetched is None else fetched.pages
+        return self._search.num_found(sequence.page_hashes[:limit], stored)
 
-    def _num_seen(self, pool: PagePool, window: int, hashes: list[bytes], num: int) -> int:
-        """The largest prefix, of at most `num` pages, whose last window of pages is cached."""
-        page, first = num, first_page(window, num * self._page_size, self._page_size)
-        while page > first:
-            page -= 1
-            if not pool.holds(hashes[page]):
-                num = page
-                first = first_page(window, num * self._page_size, self._page_size)
-        return num
+    def fetch(self, sequence: Sequence, limit: int) -> None:
+        """Starts to get the pages at a sequence's beginning that are stored, and not cached.
+
+        Args:
+          sequence: missing hashes of its full pages are added.
+          limit: the most pages.
+        """
+        store = self.stored.store
+        if store is None or not self.has_prefixes:
+            return
+        self._prefixes.extend(sequence)
+        hashes = sequence.page_hashes[:limit]
+        end = self._search.num_found(hashes, store)
+        num_tokens = end * self._page_size
+        first = [first_page(each.window, num_tokens, self._page_size) for each in self._groups]
+        keys = [
+            page_key(i, content)
+            for i, pool in enumerate(self.pools)
+            for content in hashes[first[i] : end]
+            if not pool.holds(content)
+        ]
+        sequence.fetched = store.fetch(keys)
 
     def admit(self, sequence: Sequence, num_cached: int, num_spare: int) -> bool:
         """Allocates the first pages of a sequence, in all groups or in none.
@@ -119,22 +153,49 @@ class Pools:
         num_reused = 0
         for group, pool in zip(self._groups, self.pools, strict=True):
             first = first_page(group.window, num_cached * self._page_size, self._page_size)
-            found = pool.lookup(sequence.page_hashes[first:num_cached])
-            num_reused += pool.retain(found)
-            owned.append([NO_PAGE] * first + found)
-            needed = most_pages(group.spec, num_tokens, self._chunk, self._page_size) - len(found)
+            found = [pool.find(each) for each in sequence.page_hashes[first:num_cached]]
+            kept = [page for page in found if page is not None]
+            num_reused += pool.retain(kept)
+            owned.append([NO_PAGE] * first + [NO_PAGE if each is None else each for each in found])
+            needed = most_pages(group.spec, num_tokens, self._chunk, self._page_size) - len(kept)
             spare = num_spare if group.keeps_tokens else 0
             if pool.num_free < needed + spare:
                 for each, pages in zip(self.pools, owned, strict=False):
                     each.release([page for page in pages if page != NO_PAGE])
                 return False
+        num_loaded = self._load(sequence, owned, num_cached)
         for group, pool, pages in zip(self._groups, self.pools, owned, strict=True):
             if group.window is None:
                 num_pages = most_pages(group.spec, num_tokens, self._chunk, self._page_size)
                 pages += pool.allocate(num_pages - len(pages))
         sequence.pages, sequence.num_registered = owned, num_cached
-        self.num_slots_held += num_reused * self._page_size
+        sequence.fetched = None
+        self.num_slots_held += (num_reused + num_loaded) * self._page_size
         return True
+
+    def _load(self, sequence: Sequence, owned: list[list[int]], num_cached: int) -> int:
+        """Allocates the cached pages that are only stored. Others find them at once: they are
+        written before the step. Returns how many there are in all groups.
+        """
+        if sequence.fetched is None:
+            return 0
+        before = len(self.stored.loads)
+        most = 0
+        for i, (group, pool) in enumerate(zip(self._groups, self.pools, strict=True)):
+            first = first_page(group.window, num_cached * self._page_size, self._page_size)
+            missing = [at for at in range(first, num_cached) if owned[i][at] == NO_PAGE]
+            hashes = [sequence.page_hashes[at] for at in missing]
+            pages = pool.allocate(len(missing))
+            registered = pool.register(pages, hashes)
+            if self.events is not None:
+                self.events.stored(sequence, i, first, [content for _, content in registered])
+            for at, page, content in zip(missing, pages, hashes, strict=True):
+                owned[i][at] = page
+                found = sequence.fetched.pages[page_key(i, content)]
+                self.stored.loads.append(PageLoad(i, page, found))
+            most = max(most, len(missing))
+        self.stored.num_hit_tokens += most * self._page_size
+        return len(self.stored.loads) - before
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Allocates pages for a sequence's first `num_tokens`, and frees those behind windows.
@@ -192,13 +253,23 @@ class Pools:
         hashes = sequence.page_hashes[begin:end]  # pages whose tokens are not known yet have none
         end = begin + len(hashes)
         for i in self._unbounded:
-            self.pools[i].register(sequence.pages[i][begin:end], hashes)
+            found = self.pools[i].register(sequence.pages[i][begin:end], hashes)
+            self._registered(sequence, i, found)
         for i, _ in self._sliding:
             # With a short window a page may be freed before its last token reached the host.
-            pages = zip(sequence.pages[i][begin:end], hashes, strict=True)
-            kept = [(page, content) for page, content in pages if page != NO_PAGE]
-            self.pools[i].register([page for page, _ in kept], [content for _, content in kept])
+            both = zip(sequence.pages[i][begin:end], hashes, strict=True)
+            kept = [(page, content) for page, content in both if page != NO_PAGE]
+            pages, contents = [page for page, _ in kept], [content for _, content in kept]
+            self._registered(sequence, i, self.pools[i].register(pages, contents))
         sequence.num_registered = end
+
+    def _registered(self, sequence: Sequence, group: int, found: list[tuple[int, bytes]]) -> None:
+        """Tells others of pages that were registered, unless nobody who comes now finds them."""
+        if found and self._prefixes.is_current(sequence):
+            self.stored.fill(sequence, group, found)
+            if self.events is not None:
+                contents = [content for _, content in found]
+                self.events.stored(sequence, group, sequence.num_registered, contents)
 
     def roll_back(self, sequence: Sequence, num_tokens: int) -> None:
         """Frees the pages beyond the first `num_tokens`, whose contents are discarded.
@@ -230,9 +301,23 @@ class Pools:
         sequence.pages = []
         sequence.num_registered = 0
 
+    def retain(self, sequence: Sequence) -> None:
+        """Keeps the pages of a sequence that has ended, or lets them go first, as it asks for."""
+        key = sequence.cache_salt, *sequence.session
+        if isinstance(sequence.retention, str):
+            self.retention.release(key)
+        elif sequence.retention is not None and self._prefixes.is_current(sequence):
+            self.retention.keep(key, sequence.page_hashes, sequence.retention)
+        if sequence.retention == "drop":
+            num_found = (sequence.num_cached_tokens or 0) // self._page_size
+            for pool in self.pools:
+                pool.demote(sequence.page_hashes[num_found:])
+
     def invalidate(self, salt: str, waiting: Iterable[Sequence]) -> None:
-        """Invalidates all cached pages under a cache salt."""
+        """Invalidates all cached and stored pages under a cache salt."""
         self._prefixes.invalidate(salt, waiting)
+        self.retention.release_salt(salt)
+        self.stored.drop(salt)
 
     @property
     def weights_version(self) -> int:
@@ -242,19 +327,27 @@ class Pools:
     def invalidate_all(
         self, waiting: Iterable[Sequence], *, weights_version: int | None = None
     ) -> None:
-        """Invalidates all cached pages.
+        """Invalidates all cached and stored pages.
 
         Args:
           waiting: the waiting sequences.
           weights_version: that of the weights that compute pages from now on; None: the same.
         """
-        if weights_version is not None:
+        if weights_version is None:
+            self.stored.drop()
+        else:
             self._prefixes.weights_version = weights_version
+            self.stored.change_weights()
         self._prefixes.invalidate_all(waiting)
         self.reset_cache()
 
     def reset_cache(self) -> None:
         """Removes all hashes, because the pages' contents were lost."""
+        self.stored.lose()
+        self.retention.clear()
+        if self.events is not None:
+            self.events.cleared()
+            self.events.flush()
         for pool in self.pools:
             pool.reset_cache()
 

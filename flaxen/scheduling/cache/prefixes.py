@@ -30,6 +30,8 @@ class Prefixes:
         """Adds the missing hashes of a sequence's full pages of known tokens."""
         if self._is_enabled:
             hashes = sequence.page_hashes
+            if not hashes:
+                sequence.hash_epoch = self._epoch(sequence)
             parent = hashes[-1] if hashes else self._root(sequence)
             spans = sequence.prompt_embeds
             extend_hashes(hashes, sequence.tokens, self._page_size, parent, spans)
@@ -42,20 +44,31 @@ class Prefixes:
         for sequence in waiting:
             if sequence.cache_salt == salt:
                 sequence.page_hashes.clear()
+                sequence.fetched = None
 
     def invalidate_all(self, waiting: Iterable[Sequence]) -> None:
         """The same for all pages."""
         self._num_drops += 1
         for sequence in waiting:
             sequence.page_hashes.clear()
+            sequence.fetched = None
+
+    def is_current(self, sequence: Sequence) -> bool:
+        """Whether a sequence's pages are found by those that come now: nothing invalidated them."""
+        return sequence.hash_epoch == self._epoch(sequence)
+
+    def _epoch(self, sequence: Sequence) -> tuple[int, int]:
+        """What a sequence's root depends on beside its request."""
+        # Neither number ever decreases, so their sum identifies the root.
+        num_invalidated = self._num_drops + self._num_invalidated[sequence.cache_salt]
+        return num_invalidated, self.weights_version
 
     def _root(self, sequence: Sequence) -> bytes:
         salt, adapter = sequence.cache_salt, sequence.adapter
-        # Neither number ever decreases, so their sum identifies the root.
-        epoch = self._num_drops + self._num_invalidated[salt]
+        epoch, weights_version = self._epoch(sequence)
         return root_hash(
             salt,
             adapter="" if adapter is None else adapter.key,
             epoch=epoch,
-            weights_version=self.weights_version,
+            weights_version=weights_version,
         )

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request as HttpRequest
@@ -28,6 +28,7 @@ from flaxen.server.generation.beam_fields import beam_search
 from flaxen.server.generation.bodies import CommonBody, StreamOptions, parse_two
 from flaxen.server.generation.engine_streams import EngineStreams, start
 from flaxen.server.generation.prompts import Prompt
+from flaxen.server.generation.retention_fields import read_retention
 from flaxen.server.generation.sampling_fields import check_logprobs, stream_options
 from flaxen.server.generation.structured_fields import grammar_of, read_structure
 from flaxen.server.generation.timings import timings_json
@@ -63,6 +64,13 @@ class Asked:
             return self.engine_id  # no other request has it
         return self.common.cache_salt or ""
 
+    @property
+    def retention(self) -> float | Literal["done", "drop"] | None:
+        """What becomes of the prompt's pages after the answer."""
+        if self.common.cache_prompt is False:
+            return "drop"
+        return read_retention(self.common.retention, self.common.prompt_cache_retention)
+
     def request(self, index: int, prompt: Prompt, sampling: SamplingParams) -> Request:
         """Makes the engine's request for one of the body's prompts."""
         return Request(
@@ -71,6 +79,8 @@ class Asked:
             sampling=replace(sampling, structured_outputs=self.structure),
             grammar=self.make_grammar,
             cache_salt=self.cache_salt,
+            session_id=self.common.session_id,
+            retention=self.retention,
             priority=self.common.priority or 0,
             timeout_s=self.timeout_s,
             adapter=self.adapter,

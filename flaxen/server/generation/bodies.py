@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, field_validator
 
+from flaxen.server.generation.retention_fields import OpenAIRetention, RetentionField
 from flaxen.server.schema import STRICT, Whole, Wholes, parse
 
 _Body = TypeVar("_Body", bound=BaseModel)
@@ -58,6 +59,9 @@ class CommonBody(BaseModel):
     prompt_logprobs: Whole | None = None
     logprob_token_ids: Wholes | None = None
     cache_salt: str | None = None
+    session_id: str | None = Field(default=None, max_length=512)
+    retention: RetentionField | None = None  # of the prefix, after the answer
+    prompt_cache_retention: OpenAIRetention | None = None
     priority: Whole | None = None
     truncate_prompt_tokens: Whole | None = None
     truncation_side: Literal["left", "right"] | None = None

@@ -65,6 +65,9 @@ _NO_PLUGINS = "the server runs nothing that a request names"
 _TEXT_ONLY = "the model reads text only"
 # Marks the end of a prefix to cache, for servers without automatic prefix caching.
 CACHE_CONTROL = Rule(_is(dict), "it must be an object (prefixes are cached with or without it)")
+CACHE_RETENTION = Rule(
+    _one_of("in_memory", "in-memory"), "only chats and completions keep prefixes for a time"
+)
 CACHE_OPTIONS = Rule(
     holds_at_most(mode="implicit", ttl="30m", prewarm=False),
     "prefixes are cached by themselves, for as long as there is room",
@@ -75,9 +78,6 @@ _OPENAI = {
     "safety_identifier": Rule(_is(str), "it must be a string"),
     "prompt_cache_key": Rule(
         _is(str), "it must be a string (prefixes are cached with or without it)"
-    ),
-    "prompt_cache_retention": Rule(
-        _one_of("in_memory", "in-memory"), "prefixes are kept in memory only"
     ),
     "prompt_cache_options": CACHE_OPTIONS,
     "moderation": Rule(_never, "this server judges no texts"),
@@ -99,7 +99,6 @@ _VLLM = {
     "vllm_xargs": Rule(_empty, _NO_PLUGINS),
     "kv_transfer_params": Rule(_empty, "keys and values are not moved between servers"),
     "ec_transfer_params": Rule(_empty, _TEXT_ONLY),
-    "session_id": Rule(_is(str), "it must be a string"),
     "stream_interval": Rule(_number(1), "each token is sent as it comes"),
     "thinking_token_budget": Rule(_number(-1), "only chats tell thoughts from the answer"),
     "watermarking": Rule(_bool(False), "this server puts no marks into texts"),

@@ -5,6 +5,7 @@ Deliberately does not know files, training or serving.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,14 @@ class Adapter:
                 f"{where}: a must be [in, {rank}] and b [{rank}, out] for the rank {rank}, or with "
                 f"one axis of experts in front, got {list(a.shape)} and {list(b.shape)}"
             )
+
+    def content_key(self) -> str:
+        """A hash of all that the adapter computes with."""
+        found = hashlib.sha256(repr(self.config).encode())
+        for path, array in jax.tree_util.tree_leaves_with_path(self.layers):
+            found.update(f"{jax.tree_util.keystr(path)} {array.shape}".encode())
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
 
     @property
     def tree(self) -> Adapters:
