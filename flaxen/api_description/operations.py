@@ -51,6 +51,8 @@ from flaxen.token_routes.scoring import ScoringBody
 Route = tuple[str, str]  # method and path
 
 _PAGE: Mapping[str, Schema] = {"text/html": {"type": "string"}}
+_TEXT: Schema = {"type": "string"}
+_FILE: Mapping[str, Schema] = {"text/javascript": _TEXT, "text/css": _TEXT}
 _RESPONSE = "/v1/responses/{response_id}"
 
 
@@ -270,6 +272,9 @@ def _telling(schemas: Schemas) -> dict[Route, Operation]:
         ),
         ("GET", "/"): Operation(summary="A page for people.", answers=_PAGE, is_open=True),
         ("GET", "/docs"): Operation(summary="The reference.", answers=_PAGE, is_open=True),
+        ("GET", "/page/{name}"): Operation(
+            summary="A file that the pages load.", answers=_FILE, errors=(404,), is_open=True
+        ),
         ("GET", "/openapi.json"): Operation(
             summary="This description.", answers={JSON: {"type": "object"}}, is_open=True
         ),

@@ -23,7 +23,7 @@ from flaxen.server.config import ServerConfig
 from flaxen.server.error_answers import handle_error
 from flaxen.server.errors import ApiError
 from flaxen.server.metrics import ServerMetrics
-from flaxen.server.pages.routes import reference_page
+from flaxen.server.pages.routes import page_file, reference_page
 from flaxen.server.routing import add_route
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -61,6 +61,7 @@ def create_pool_app(
         ("GET", "/metrics"): functools.partial(info.metrics, metrics),
         ("GET", "/"): functools.partial(info.home, pool, config),
         ("GET", "/docs"): reference_page,
+        ("GET", "/page/{name}"): page_file,
     }
     forwarding = Forwarding(pool=pool, config=config)
     # A request without a body names no model.

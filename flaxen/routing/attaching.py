@@ -13,10 +13,12 @@ from flaxen.routing.given import APIS
 from flaxen.routing.metrics import RouterMetrics
 from flaxen.routing.models import list_models
 from flaxen.routing.previewing import preview
+from flaxen.routing.recent import RecentDecisions
 from flaxen.routing.replaying import ReplayWriter
 from flaxen.routing.service import RoutingService
 from flaxen.server.app import add_guard, empty_app
 from flaxen.server.errors import ApiError
+from flaxen.server.pages.routes import home_page, page_file, reference_page
 from flaxen.server.routing import add_route
 
 
@@ -32,6 +34,7 @@ def attach(app: FastAPI, service: RoutingService) -> None:
         service.own_routes[method, "/metrics"] = metrics.page
         service.own_routes |= {(method, path): list_models for path in ("/v1/models", "/models")}
     service.own_routes["POST", "/api/v1/routing/preview"] = preview
+    service.own_routes["GET", "/api/v1/routing/decisions"] = RecentDecisions(service).page
     app.user_middleware.append(Middleware(RoutingApp, service=service))  # the innermost
 
 
@@ -42,11 +45,18 @@ def proxy_app(service: RoutingService) -> FastAPI:
         service.check_health()
         return JSONResponse({"status": "ok"})
 
+    async def home(http: Request) -> Response:
+        example = next(iter(service.router.config.entrypoints), "MODEL")
+        return home_page(http, [], has_key=bool(service.config.api_keys), example=example)
+
     app = empty_app()
     for path in APIS:
         add_route(app, "POST", path, _no_model)
     add_route(app, "GET", "/health", health)
     add_route(app, "GET", "/version", _version)
+    add_route(app, "GET", "/", home)
+    add_route(app, "GET", "/docs", reference_page)
+    add_route(app, "GET", "/page/{name}", page_file)
     attach(app, service)
     add_guard(app, service.config)
     return app

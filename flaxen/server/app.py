@@ -53,6 +53,7 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/metrics"): info.metrics,
     ("GET", "/"): pages.home,
     ("GET", "/docs"): pages.reference,
+    ("GET", "/page/{name}"): pages.file,
 }
 
 # Other paths of routes: llama.cpp's without /v1, and those that SageMaker asks for.

@@ -20,6 +20,7 @@ from flaxen.server.request_log import RequestLog
 # What watches a server has no key. Nor has a browser, so the pages for people need none: they say
 # nothing that it protects.
 OPEN_PATHS = ("/health", "/v1/health", "/ping", "/", "/docs", "/openapi.json")
+OPEN_FOLDER = "/page/"  # the files that those pages load
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -64,7 +65,7 @@ class Guard:
         try:
             if asked_id is not None:
                 check_request_id(asked_id, "x-request-id")
-            if path not in OPEN_PATHS:
+            if path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
                 self._check_key(headers)
             await self._app(scope, receive, send_with_id)
         except Exception as error:

@@ -21,8 +21,11 @@ logger = logging.getLogger("flaxen.server")
 
 # Asked for every few seconds by what watches the server.
 _QUIET_PATHS = ("/health", "/v1/health", "/ping", "/load", "/metrics")
-# Asked for again and again by a client that waits for what has lines of its own.
-_POLLED = ("/v1/fine_tuning/jobs/", "/v1/responses/", "/v1/batches/")
+# Asked for again and again by a client that waits for what has lines of its own, or by the page.
+_POLLED = (
+    *("/v1/fine_tuning/jobs/", "/v1/responses/", "/v1/batches/"),
+    *("/page/", "/api/v1/routing/decisions"),
+)
 _MAX_PATH_CHARS = 200
 _MAX_ERROR_CHARS = 500
 

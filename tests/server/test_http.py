@@ -12,7 +12,7 @@ import pytest
 from flaxen import __version__
 from flaxen.server.app import ALIASES, INVOCATIONS, ROUTES, create_app
 from flaxen.server.config import ServerConfig
-from flaxen.server.guard import OPEN_PATHS
+from flaxen.server.guard import OPEN_FOLDER, OPEN_PATHS
 from tests.server.clients import events, get, http_client, make_app, openai_client, post, run
 from tests.server.fakes import TEMPLATE, FakeEngine, byte_tokenizer
 
@@ -25,7 +25,11 @@ BODY_PATHS = [path for method, path in (*ROUTES, INVOCATIONS) if method == "POST
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [route for route in (*ROUTES, *ALIASES, INVOCATIONS) if route[1] not in OPEN_PATHS],
+    [
+        route
+        for route in (*ROUTES, *ALIASES, INVOCATIONS)
+        if route[1] not in OPEN_PATHS and not route[1].startswith(OPEN_FOLDER)
+    ],
 )
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Bearer", "Basic right", "Bearer r\xe9"])
 def test_routes_want_the_key(method: str, path: str, header: str | None) -> None:
