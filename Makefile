@@ -26,7 +26,7 @@ run_tests = $(PYTEST) $(QUICK:%=--ignore=%) $(1); failed=$$?; \
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo wheel test test-emulated test-fast check bench bench-peers bench-scheduler e2e aot-cuda clean
+.PHONY: help demo wheel test test-emulated test-fast browser chromium check bench bench-peers bench-scheduler e2e aot-cuda clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,6 +45,13 @@ test-emulated: $(READY) ## AVX-512 and AMX on machines that lack them: ten minut
 
 test-fast: $(READY) ## the tests that neither load the real model nor start processes
 	$(call run_tests,-m "not slow")
+
+browser: chromium $(READY) ## the tests of the server's page in a headless Chromium, which it installs
+	$(BIN)/python -m pytest -q tests/server/pages
+
+chromium: # Debian's, 350 MB; without it `make test` skips those tests, and says so
+	command -v chromium >/dev/null || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium; } >/dev/null
 
 check: $(READY) ## lint, format, types, the import rule, file sizes, the index of decisions
 	$(BIN)/ruff check .

@@ -1,1 +1,1 @@
-"""The pages for people: how to call what is served, and the reference. No outside resource."""
+"""The pages for people: a chat, what the server does, how to call it, and the reference."""

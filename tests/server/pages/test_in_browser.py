@@ -19,9 +19,12 @@ from tests.server.pages.browser import Browser, browser, find_browser
 from tests.server.pages.served import TalkingEngine, served, talking_app
 
 PATH = find_browser()
-pytestmark = pytest.mark.skipif(
-    PATH is None, reason="there is no Chromium on this machine: `make browser` installs Debian's"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        PATH is None, reason="no Chromium is here: `make browser` installs Debian's"
+    ),
+]
 HOSTILE = "<img src=x onerror=\"document.title='hurt'\"><script>alert(1)</script> & 'é'"
 TOOLS = '[{"type": "function", "function": {"name": "weather"}}]'
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
@@ -82,6 +85,12 @@ def answered(tab: Browser, count: int = 1) -> None:
         f"document.querySelectorAll('article.assistant').length === {count} && "
         "document.querySelector('#log').getAttribute('aria-busy') === 'false'"
     )
+
+
+def fits(tab: Browser) -> bool:
+    """Whether a narrow window shows the page without scrolling to the side."""
+    tab.resize(320, 640, dark=True)
+    return bool(tab.run("document.documentElement.scrollWidth <= 320"))
 
 
 def test_a_text_is_never_html(tab: Browser) -> None:
@@ -278,6 +287,7 @@ def test_the_loss_of_a_job_is_a_line(tab: Browser, tmp_path: Path) -> None:
         assert len(points.split()) == 3
         assert "step 3 of 3, loss 0.333" in texts(tab, "#job p")[0]
         assert texts(tab, "#job td:first-child") == ["3", "2"]
+        assert fits(tab)
 
 
 def test_decisions_of_a_router_are_shown(tab: Browser) -> None:
@@ -302,6 +312,7 @@ def test_decisions_of_a_router_are_shown(tab: Browser) -> None:
         tab.wait("document.querySelector('.tree .is-true')")
         assert texts(tab, ".tree > li > strong") == ["math"]
         assert len(proxy.upstreams["large"].calls) == 1
+        assert fits(tab)
 
 
 def test_several_models_are_chosen_by_name(tab: Browser) -> None:
@@ -322,10 +333,9 @@ def test_several_models_are_chosen_by_name(tab: Browser) -> None:
 
 @pytest.mark.parametrize("part", ["chat", "status", "jobs", "api"])
 def test_a_narrow_page_is_not_wider_than_its_window(tab: Browser, part: str) -> None:
-    tab.resize(320, 640, dark=True)
     with page_of(tab, talking_app(TalkingEngine("word " * 200 + "x" * 400)), f"#{part}"):
         assert tab.run(f"document.querySelector('#{part}').checkVisibility()")
         if part == "chat":
             say(tab, "y" * 300)
             answered(tab)
-        assert tab.run("document.documentElement.scrollWidth") <= 320
+        assert fits(tab)

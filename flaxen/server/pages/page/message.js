@@ -63,7 +63,7 @@ export class MessageView {
 
   // Shows calls, with a field for the result of each, and gives the results to `onResults`.
   askResults(calls, onResults) {
-    const fields = calls.map((call) => el("textarea", { rows: 2, required: true }));
+    const fields = calls.map((call) => el("textarea", { rows: 2 }));
     const shown = calls.map((call, index) => {
       const name = call.function.name;
       const args = el("pre", {}, `${name}(${pretty(call.function.arguments)})`);

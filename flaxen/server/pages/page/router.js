@@ -59,8 +59,12 @@ const nothing = () => el("p", { class: "quiet" }, "Nothing yet.");
 
 function counted(metrics) {
   const found = COUNTED.map(([heading, name, labels]) => {
-    const samples = metrics.all(name).sort((a, b) => b.value - a.value);
-    const rows = samples.map(({ labels: of, value }) => [labels.map((each) => of[each] || "none").join(" · "), number(value)]);
+    const sums = new Map(); // over the other labels
+    for (const { labels: of, value } of metrics.all(name)) {
+      const told = labels.map((each) => of[each] || "none").join(" · ");
+      sums.set(told, (sums.get(told) ?? 0) + value);
+    }
+    const rows = [...sums].sort((a, b) => b[1] - a[1]).map(([told, sum]) => [told, number(sum)]);
     return rows.length ? el("div", {}, table([heading, "Requests"], rows)) : null;
   }).filter(Boolean);
   const mean = metrics.sum("llm_decision_evaluation_latency_seconds_sum") / metrics.sum("llm_decision_evaluation_latency_seconds_count");

@@ -52,10 +52,11 @@ function facts(metrics, rates) {
   const used = metrics.sum("models_memory_bytes");
   const open = metrics.sum("llm_router_requests_open");
   const waiting = (metrics.sum("num_requests_waiting") ?? 0) + (metrics.sum("model_requests_waiting") ?? 0);
-  const found = [
+  const running = metrics.sum("num_requests_running");
+  const found = running === undefined ? [] : [ // a router alone has no engine
     ["Tokens/s generated", number(rates.out, 1)],
     ["Tokens/s of prompts", number(rates.in, 1)],
-    ["Sequences running", number(metrics.sum("num_requests_running"))],
+    ["Sequences running", number(running)],
     ["Waiting", number(waiting)],
   ];
   if (kv !== undefined) found.push(["KV cache in use", percent(kv), meter(kv)]);
