@@ -30,6 +30,12 @@ def test_files_need_no_key_and_are_sent_once() -> None:
         assert (again.status_code, again.content) == (304, b"")
 
 
+def test_files_are_below_the_path_of_a_proxy() -> None:
+    app = make_app(root_path="/llm")
+    assert 'src="/llm/page/main.js"' in get(app, "/").text
+    assert get(app, "/llm/page/main.js").text == SCRIPTS["main.js"]
+
+
 def test_nothing_else_is_sent() -> None:
     app = make_app()
     for name in ("none.js", "../home.html", "..%2froutes.py", "", "a/b"):

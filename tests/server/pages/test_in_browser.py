@@ -293,7 +293,7 @@ def test_the_loss_of_a_job_is_a_line(tab: Browser, tmp_path: Path) -> None:
 def test_decisions_of_a_router_are_shown(tab: Browser) -> None:
     proxy = make_proxy()
     chunk = {"choices": [{"index": 0, "delta": {"content": "42"}, "finish_reason": "stop"}]}
-    stream = [f"data: {json.dumps(chunk)}\n\n".encode(), b"data: [DONE]\n\n"]
+    stream = [f"data: {json.dumps(chunk)}\r\n\r".encode(), b"\ndata: [DONE]\r\n\r\n"]
     proxy.upstreams["large"].answers = [stream]
     with page_of(tab, proxy.app):
         assert tab.run("document.querySelector('#model').value") == "helper"

@@ -15,14 +15,6 @@ export const PATHS = {
 const ROOT = new URL("..", import.meta.url); // the server may be below a path of a proxy
 const KEY = "flaxen-api-key";
 
-export class ApiError extends Error {
-  constructor(message, status, code) {
-    super(message);
-    this.status = status;
-    this.code = code;
-  }
-}
-
 const key = () => sessionStorage.getItem(KEY) ?? "";
 
 // Whether requests make sense: a server that needs a key has been given one.
@@ -67,24 +59,21 @@ async function ask(path, { headers = {}, ...options }) {
     response = await fetch(new URL(`.${path}`, ROOT), { ...options, headers: sent });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The server does not answer. Does it still run?", 0, "no_answer");
+    throw new Error("The server does not answer. Does it still run?");
   }
   if (response.ok) return response;
   if (response.status === 401) $("key-form").hidden = false;
   const told = await response.json().catch(() => ({}));
-  throw asError(told.error ?? {}, response.status);
+  throw new Error(told.error?.message ?? `the server answered with status ${response.status}`);
 }
-
-const asError = (error, status) =>
-  new ApiError(error.message ?? `the server answered with status ${status}`, status, error.code);
 
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
-    if (done) throw new ApiError("The connection ended before the answer did.", 0, "cut");
-    const parts = (rest + value).split("\n\n");
+    if (done) throw new Error("The connection ended before the answer did.");
+    const parts = (rest + value).replaceAll("\r\n", "\n").split("\n\n");
     rest = parts.pop();
     for (const part of parts) {
       const line = part.split("\n").find((each) => each.startsWith("data:"));
@@ -92,7 +81,7 @@ async function* events(body) {
       const data = line.slice(5).trim();
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
-      if (event.error) throw asError(event.error, event.error.code);
+      if (event.error) throw new Error(event.error.message);
       yield event;
     }
   }
