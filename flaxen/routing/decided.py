@@ -168,7 +168,8 @@ class _Work:
             return target.upstream or self.local, call
 
         def facts() -> Facts:
-            return replace(service.facts(self.routed, given.request_id), asked=asked)
+            found = service.facts(self.routed, given.request_id)
+            return replace(found, asked=asked) if asked else found
 
         def select() -> Selected:
             return self.routed.select(facts())
