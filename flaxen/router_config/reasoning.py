@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from flaxen.router.reasoning import Reasons
@@ -70,17 +71,7 @@ class Reasoning:
         return not self.modes or "disabled" in self.modes
 
 
-def _effort(levels: str, default: str, activation: str = "", disabled: str = "") -> Reasoning:
-    return Reasoning(
-        type="reasoning_effort",
-        parameter="reasoning_effort",
-        activation_parameter=activation,
-        levels=tuple(levels.split()),
-        default=default,
-        disabled=disabled,
-    )
-
-
+_effort = partial(Reasoning, type="reasoning_effort", parameter="reasoning_effort")
 _THINKS, _SWITCH = "thinking", "enable_thinking"
 # Of the public reference's catalog, those of models that servers with templates have, and OpenAI's.
 FAMILIES: dict[str, Reasoning] = {
@@ -91,15 +82,19 @@ FAMILIES: dict[str, Reasoning] = {
     }.items()
     for name in names
 } | {
-    "gpt-oss": _effort("low medium high", "medium"),
-    "gpt": replace(
-        _effort("minimal low medium high xhigh max", "medium", disabled="none"),
+    "gpt-oss": _effort(levels=("low", "medium", "high"), default="medium"),
+    "gpt": _effort(
         type="top_level_reasoning_effort",
+        levels=("minimal", "low", "medium", "high", "xhigh", "max"),
+        default="medium",
+        disabled="none",
     ),
-    "qwen3.8": _effort("low medium xhigh", "xhigh", _SWITCH),
-    "glm-5.2": _effort("high max", "max", _SWITCH),
-    "hunyuan-hy3": _effort("low high", "high", disabled="no_think"),
-    "mistral-none-high": _effort("high", "high", disabled="none"),
+    "qwen3.8": _effort(
+        levels=("low", "medium", "xhigh"), default="xhigh", activation_parameter=_SWITCH
+    ),
+    "glm-5.2": _effort(levels=("high", "max"), default="max", activation_parameter=_SWITCH),
+    "hunyuan-hy3": _effort(levels=("low", "high"), default="high", disabled="no_think"),
+    "mistral-none-high": _effort(levels=("high",), disabled="none"),
 }
 
 

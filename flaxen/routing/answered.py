@@ -21,16 +21,16 @@ def read_answered(path: Path) -> list[tuple[str, str, float]]:
             continue
         try:
             row = json.loads(line)
-            query, model, score = row["query"], row["model_name"], float(row["performance"])
+            query, model, score = str(row["query"]), row["model_name"], float(row["performance"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}: it must be an object with query, model_name and "
                 f"performance, as the reference's benchmark.py writes it ({error!r}); vectors of "
                 "another encoder, as in knn_model.json, can't be compared here"
             ) from None
-        if not str(query).strip() or not 0 <= score <= 1:
+        if not query.strip() or not 0 <= score <= 1:
             raise ValueError(f"{path}, line {number}: give a query, and a performance from 0 to 1")
-        found.append((str(query), str(model), score))
+        found.append((query, str(model), score))
     if not found:
         raise ValueError(f"{path} has no line, so that no request is alike to another")
     return found

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flaxen.router_config.fallback import Fallback
 from flaxen.routing.asgi_upstream import AsgiUpstream
-from flaxen.routing.compiled import Router, Target
+from flaxen.routing.compiled import Target
 from flaxen.routing.decided import answer_decided
 from flaxen.routing.dispatch import no_answer
 from flaxen.routing.given import APIS, Given
@@ -80,7 +80,8 @@ class RoutingApp:
         target = router.targets.get(model) if isinstance(model, str) else None
         work: Coroutine[Any, Any, bool]
         decider = router.decider_of(model)
-        if decider is not None and _skips(router, http):
+        skips = http.headers.get("x-vsr-skip-processing", "").lower() == "true"
+        if decider and skips and router.config.settings.router.skip_processing.enabled:
             work = self._skipped(given)
         elif decider is not None:
             work = answer_decided(service, self._local, given, decider)
@@ -128,8 +129,3 @@ class RoutingApp:
                 raise no_answer({model: str(error)}) from None
             await send_answer(given.http, given.send, answer, path_headers("upstream") + more)
         return True
-
-
-def _skips(router: Router, http: Request) -> bool:
-    is_asked = http.headers.get("x-vsr-skip-processing", "").lower() == "true"
-    return is_asked and router.config.settings.router.skip_processing.enabled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -27,7 +26,6 @@ def is_cascade(selected: Selected) -> bool:
 
 async def first_sure(
     ask: Callable[[], Awaitable[Sent]],
-    select: Callable[[], Selected],
     asked: dict[str, str],
     opened: AsyncExitStack,
     settings: Confidence,
@@ -38,9 +36,8 @@ async def first_sure(
 
     Args:
       ask: asks the next model, for an answer with log-probabilities; `opened` ends it.
-      select: selects the next model; raises NoModelError if none is left.
-      asked: gets the candidates that were asked, by name, and why their answers did not do. Neither
-        `ask` nor `select` takes one of them.
+      asked: gets the candidates that were asked, by name, and why their answers did not do; none of
+        them is asked again.
 
     Raises:
       NoModelError, ApiError: no model gave an answer; 502, an answer's confidence is not known, and
@@ -66,8 +63,7 @@ async def first_sure(
         except UpstreamError as broken:
             why = f"; {broken}"
         await opened.aclose()
-        asked[selected.candidate.name] = ""
-        verdict = judge(confidence, settings, is_last=not _is_left(select))
+        verdict = judge(confidence, settings)
         asked[selected.candidate.name] = verdict.reason + why
         if verdict.fails:
             told = f"{selected.model} answered, but {verdict.reason}{why}"
@@ -75,14 +71,8 @@ async def first_sure(
         if answer is not None:
             chosen = replace(selected, reason=f"{selected.reason}; {verdict.reason}")
             best = replace(sent, answer=answer, selected=chosen, asked=earlier)
-        if verdict.is_accepted and best is not None:
-            return best
-
-
-def _is_left(select: Callable[[], Selected]) -> bool:
-    with contextlib.suppress(NoModelError):
-        return bool(select())
-    return False
+            if verdict.is_accepted:
+                return best
 
 
 async def _judged(

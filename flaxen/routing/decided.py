@@ -19,13 +19,13 @@ from flaxen.router.reasoning import with_reasoning
 from flaxen.router.requests.readers import read_request
 from flaxen.router.selection.candidate import Candidate, Facts
 from flaxen.router.selection.logprobs import with_logprobs
-from flaxen.router.selection.selected import NoModelError, Selected
+from flaxen.router.selection.selected import NoModelError
 from flaxen.routing.caching import Cached, cached_of
 from flaxen.routing.cascading import first_sure, is_cascade
 from flaxen.routing.deciding import RecipeDecider, Routed
 from flaxen.routing.dispatch import Sent
 from flaxen.routing.given import Given
-from flaxen.routing.headers import cascade_headers, path_headers, routed_headers
+from flaxen.routing.headers import path_headers, routed_headers
 from flaxen.routing.models import local_weights
 from flaxen.routing.sending import send_answer
 from flaxen.routing.service import Outcome, RoutingService
@@ -93,8 +93,9 @@ async def answer_decided(
                 answer = service.sessions.noting_id(answer, routed, candidate)
             if cached is not None and flight is not None:
                 answer = cached.kept(answer, candidate.name, flight)
-        told = routed_headers(routed, sent.selected, sent.failed, is_debug=work.is_debug)
-        told += cascade_headers(sent)
+        told = routed_headers(
+            routed, sent.selected, sent.failed, sent.asked, is_debug=work.is_debug
+        )
         await send_answer(given.http, given.send, answer, path_headers("upstream") + told)
     return True
 
@@ -171,18 +172,15 @@ class _Work:
             found = service.facts(self.routed, given.request_id)
             return replace(found, asked=asked) if asked else found
 
-        def select() -> Selected:
-            return self.routed.select(facts())
-
         asked, cascade = dict[str, str](), self.routed.policy.algorithm.confidence
         ask = partial(service.dispatcher.send, self.routed, facts, call_of, opened)
         try:
-            if cascade is not None and not is_cascade(select()):
+            if cascade is not None and not is_cascade(self.routed.select(facts())):
                 cascade = None
             if cascade is None:
                 sent = await ask()
             else:
-                sent = await first_sure(ask, select, asked, opened, cascade, given)
+                sent = await first_sure(ask, asked, opened, cascade, given)
         except (NoModelError, ApiError) as error:
             told = _no_model(error) if isinstance(error, NoModelError) else error
             service.tell(replace(outcome, path="error", error=told))

@@ -8,7 +8,6 @@ from urllib.parse import quote
 from flaxen.router.selection.selected import Selected
 from flaxen.router.signals.kinds import KINDS
 from flaxen.routing.deciding import Routed
-from flaxen.routing.dispatch import Sent
 from flaxen.routing.upstream import Headers
 
 _SAFE = " !#$&'()*+,-./:;<=>?@[]^_`{|}~"  # beside letters and digits; others are written as %XX
@@ -24,6 +23,7 @@ def routed_headers(
     routed: Routed,
     selected: Selected | None,
     failed: Collection[str] = (),
+    asked: Collection[str] = (),
     *,
     is_debug: bool,
 ) -> Headers:
@@ -37,25 +37,22 @@ def routed_headers(
     Args:
       selected: what answers; None if no model is asked.
       failed: the models that failed the request before.
+      asked: those of a cascade that were not sure enough, by the candidates' names.
       is_debug: whether the signals that matched are told.
     """
     return tuple(
         (f"x-vsr-{name}", quote(value, safe=_SAFE))
-        for name, value in _headers(routed, selected, failed, is_debug)
+        for name, value in _headers(routed, selected, failed, asked, is_debug)
         if value
     )
 
 
-def cascade_headers(sent: Sent) -> Headers:
-    """Those of an answer before which others of a cascade were not sure enough."""
-    if not sent.asked:
-        return ()
-    names = ",".join((*sent.asked, sent.selected.candidate.name))
-    return (("x-vsr-looper-models-used", quote(names, safe=_SAFE)),)
-
-
 def _headers(
-    routed: Routed, selected: Selected | None, failed: Collection[str], is_debug: bool
+    routed: Routed,
+    selected: Selected | None,
+    failed: Collection[str],
+    asked: Collection[str],
+    is_debug: bool,
 ) -> Iterator[tuple[str, str]]:
     yield "selected-recipe", routed.recipe.name
     if routed.decision is not None:
@@ -65,6 +62,8 @@ def _headers(
     if selected is not None:
         yield "selected-algorithm", selected.method
         yield "selected-model", selected.model
+        used = (*asked, selected.candidate.name) if asked else ()
+        yield "looper-models-used", ",".join(used)
         if is_debug and (reasons := selected.candidate.reasons) is not None:
             yield "selected-reasoning", "on" if reasons.is_on else "off"
         warnings["selection_fallback"] = bool(selected.fallback)

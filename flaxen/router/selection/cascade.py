@@ -82,13 +82,12 @@ class Verdict:
     reason: str
 
 
-def judge(confidence: float | None, settings: Confidence, *, is_last: bool) -> Verdict:
-    """Judges an answer by its confidence; the last answer of a cascade is accepted as it is.
+def judge(confidence: float | None, settings: Confidence) -> Verdict:
+    """Judges an answer by its confidence. One that is not accepted counts if no model is left.
 
     Args:
       confidence: None if it is not known, or the model gave no answer: by on_error the request
         fails, or the cascade goes on.
-      is_last: whether no other model is left. Whoever calls knows whether there is an answer.
     """
     if confidence is None and settings.on_error == "fail":
         return Verdict(False, True, "its confidence is not known, and on_error is fail")
@@ -98,5 +97,4 @@ def judge(confidence: float | None, settings: Confidence, *, is_last: bool) -> V
         threshold = _DEFAULT_THRESHOLD
     if confidence is not None and confidence >= threshold:
         return Verdict(True, False, f"its confidence {known} reaches {threshold:g}")
-    told = f"its confidence is {known}, and must be {threshold:g}"
-    return Verdict(is_last, False, f"{told}; no model is left" if is_last else told)
+    return Verdict(False, False, f"its confidence is {known}, and must be {threshold:g}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -68,10 +69,8 @@ def as_asked(answer: dict[str, Any], api: str, body: Json) -> dict[str, Any]:
             for token in told.get("content") or ():
                 token["top_logprobs"] = (token.get("top_logprobs") or [])[:most]
         elif told is not None:
-            tops = told.get("top_logprobs") or ()
-            told["top_logprobs"] = [top and _best(top, most) for top in tops]
+            told["top_logprobs"] = [
+                top and dict(heapq.nlargest(most, top.items(), key=lambda each: each[1]))
+                for top in told.get("top_logprobs") or ()
+            ]
     return answer
-
-
-def _best(values: Mapping[str, float], most: int) -> dict[str, float]:
-    return dict(sorted(values.items(), key=lambda each: -each[1])[:most])

@@ -56,19 +56,17 @@ def test_confidence_is_computed_as_in_the_reference() -> None:
 
 def test_an_answer_is_accepted_from_the_threshold_on() -> None:
     settings = Confidence(threshold=0.6)
-    assert judge(0.6, settings, is_last=False).is_accepted
-    low = judge(0.59, settings, is_last=False)
+    assert judge(0.6, settings).is_accepted
+    low = judge(0.59, settings)
     assert (low.is_accepted, low.fails) == (False, False)
-    last = judge(0.1, settings, is_last=True)
-    assert last.is_accepted
-    assert last.reason == "its confidence is 0.1000, and must be 0.6; no model is left"
-    assert judge(0.5, Confidence(confidence_method="margin"), is_last=False).is_accepted
+    assert low.reason == "its confidence is 0.5900, and must be 0.6"
+    assert judge(0.5, Confidence(confidence_method="margin")).is_accepted
 
 
 def test_an_answer_without_confidence_fails_or_is_skipped() -> None:
-    skips = judge(None, Confidence(threshold=0.6), is_last=False)
+    skips = judge(None, Confidence(threshold=0.6))
     assert (skips.is_accepted, skips.fails) == (False, False)
-    fails = judge(None, Confidence(threshold=0.6, on_error="fail"), is_last=True)
+    fails = judge(None, Confidence(threshold=0.6, on_error="fail"))
     assert (fails.is_accepted, fails.fails) == (False, True)
 
 
