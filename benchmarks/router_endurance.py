@@ -30,7 +30,7 @@ from typing import Any
 from report import report
 
 PORTS, ROUTER_PORT, NUM_EVENTS = (18_751, 18_752), 18_753, 5
-REQUESTS_S, HUNG_S, DOWN_S = 60.0, 60.0, 0.02  # the last is a share of the time
+REQUESTS_S, HUNG_S, DOWN_S = 60.0, 300.0, 0.02  # the last is a share of the time
 KILLS = (0.25, 0.6)
 ROUTER = """
 version: v0.3

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from flaxen import __version__
 from flaxen.routing.app import RoutingApp
@@ -16,8 +17,9 @@ from flaxen.routing.previewing import preview
 from flaxen.routing.recent import RecentDecisions
 from flaxen.routing.replaying import ReplayWriter
 from flaxen.routing.service import RoutingService
-from flaxen.server.app import add_guard, empty_app
+from flaxen.server.app import empty_app
 from flaxen.server.errors import ApiError
+from flaxen.server.guard import Guard
 from flaxen.server.pages.routes import home_page, page_file, reference_page
 from flaxen.server.routing import add_route
 
@@ -28,6 +30,12 @@ def attach(app: FastAPI, service: RoutingService) -> None:
     Raises:
       OSError: the replay log can't be opened.
     """
+    _add_routes(service)
+    app.user_middleware.append(Middleware(RoutingApp, service=service))  # the innermost
+
+
+def _add_routes(service: RoutingService) -> None:
+    """Gives a service the routes that a router answers itself."""
     replay = None if service.log_path is None else ReplayWriter(service, service.log_path)
     metrics = RouterMetrics(service, replay)
     for method in ("GET", "HEAD"):
@@ -35,11 +43,11 @@ def attach(app: FastAPI, service: RoutingService) -> None:
         service.own_routes |= {(method, path): list_models for path in ("/v1/models", "/models")}
     service.own_routes["POST", "/api/v1/routing/preview"] = preview
     service.own_routes["GET", "/api/v1/routing/decisions"] = RecentDecisions(service).page
-    app.user_middleware.append(Middleware(RoutingApp, service=service))  # the innermost
 
 
-def proxy_app(service: RoutingService) -> FastAPI:
-    """The application of a router without models of its own."""
+def proxy_app(service: RoutingService) -> ASGIApp:
+    """The application of a router without models of its own. What is routed passes none of the
+    framework's layers."""
 
     async def health(http: Request) -> Response:
         service.check_health()
@@ -57,9 +65,8 @@ def proxy_app(service: RoutingService) -> FastAPI:
     add_route(app, "GET", "/", home)
     add_route(app, "GET", "/docs", reference_page)
     add_route(app, "GET", "/page/{name}", page_file)
-    attach(app, service)
-    add_guard(app, service.config)
-    return app
+    _add_routes(service)
+    return Guard(RoutingApp(app, service), service.config)
 
 
 async def _version(http: Request) -> Response:

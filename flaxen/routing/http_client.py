@@ -98,8 +98,9 @@ class HttpClient:
                 idle.append((now, connection))
             else:
                 _drop(connection)
-            while idle and idle[0][0] <= now - _KEPT_S:
-                _drop(idle.popleft()[1])
+            for each in self._idle.values():  # those of servers that are asked no more, too
+                while each and each[0][0] <= now - _KEPT_S:
+                    _drop(each.popleft()[1])
 
     async def __aenter__(self) -> Self:
         return self
