@@ -2,8 +2,8 @@
 
 `flaxen train` makes the adapter (about 15 minutes on two slow cores), `flaxen route train` the head
 of the domain from its own templates, and `flaxen serve --router` answers each question three times,
-greedily, in turn: by the model, by the adapter, and by whatever the router selects. The route is
-the topic `math`, or two numbers with a sign between them. Questions: router_questions.py.
+greedily, four at once: by the model, by the adapter, and by whatever the router selects. The route
+is the topic `math`, or two numbers with a sign between them. Questions: router_questions.py.
 
     python benchmarks/router_models.py [--adapter DIR] [--heads DIR] [--write]
 """
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from router_questions import Question, general, sums
 
 MODEL, ADAPTER, PORT = "smollm2-135m", "arithmetic", 18_744
 NUM_TRAINED, NUM_HELD_OUT, SEED, MAX_TOKENS = 2400, 100, 0, 96
+NUM_CLIENTS = 4  # at once
 SETTINGS = {
     "data.batch_size": 4,
     "data.sequence_length": 256,
@@ -85,6 +87,7 @@ def main() -> None:
     figures = {
         "num_records": len(records),
         "max_tokens": MAX_TOKENS,
+        "clients": NUM_CLIENTS,
         "settings": SETTINGS,
         **{way: summary(found) for way, found in answers.items()},
         "routed_minus": {way: gain(answers["routed"], answers[way]) for way in ("base", "adapter")},
@@ -134,11 +137,13 @@ def ask_all(questions: list[Question]) -> dict[str, list[dict[str, Any]]]:
     """The answers of each way; the ways take turns, the first one too."""
     for model in WAYS.values():  # programs are compiled
         ask(model, questions[0])
-    answers: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     draw = random.Random(SEED)
-    for question in questions:
-        for way in draw.sample(list(WAYS), len(WAYS)):
-            answers[way].append(ask(WAYS[way], question))
+    asked = [(way, each) for each in questions for way in draw.sample(list(WAYS), len(WAYS))]
+    answers: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    with ThreadPoolExecutor(NUM_CLIENTS) as clients:
+        found = clients.map(lambda one: ask(WAYS[one[0]], one[1]), asked)
+        for (way, _), answer in zip(asked, found, strict=True):
+            answers[way].append(answer)
     return answers
 
 
@@ -156,7 +161,7 @@ def ask(model: str, question: Question) -> dict[str, Any]:
     )
     begin_s = time.perf_counter()
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=120) as response:
+    with urllib.request.urlopen(request, timeout=1200) as response:
         answer = json.load(response)
         selected = response.headers.get("x-vsr-selected-model", model)
         warnings = response.headers.get("x-vsr-response-warnings", "")

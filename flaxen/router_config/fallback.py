@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from flaxen.router.checks import check_at_least, to_seconds
 
@@ -20,7 +21,7 @@ class CircuitBreaker:
         check_at_least("half_open_probes", self.half_open_probes, 1)
         _ = self.cooldown_s
 
-    @property
+    @cached_property  # read for each request
     def cooldown_s(self) -> float:
         return to_seconds("cooldown_period", self.cooldown_period)
 
@@ -42,10 +43,10 @@ class Fallback:
         if min(self.total_s, self.per_attempt_s) <= 0:
             raise ValueError("total_timeout and per_attempt_timeout must be above 0s")
 
-    @property
+    @cached_property
     def total_s(self) -> float:
         return to_seconds("total_timeout", self.total_timeout)
 
-    @property
+    @cached_property
     def per_attempt_s(self) -> float:
         return to_seconds("per_attempt_timeout", self.per_attempt_timeout)
