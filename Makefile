@@ -13,10 +13,11 @@ EXTRAS ?= dev
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests that compare within a tolerance, or what C++ computes, or only that commands run and end: XLA
-# compiles for them as fast as it can. All others compile as users do (decision 0337).
-QUICK := $(addprefix tests/,attention_kernels docs engine execution expert_kernels kernels mesh models \
-	quantizing recurrences tensors tools weights e2e/test_fine_tuning.py e2e/test_interrupts.py \
-	e2e/test_resume.py test_train_own_example.py)
+# compiles for them as fast as it can. All others compile as users do, tests/parity first of all
+# (decision 0337).
+QUICK := $(addprefix tests/,attention_kernels bridges docs engine execution expert_kernels kernels mesh \
+	models quantizing recurrences tensors tools training weights e2e/test_fine_tuning.py \
+	e2e/test_interrupts.py e2e/test_resume.py test_train_own_example.py)
 QUICK_XLA = XLA_FLAGS="$$($(BIN)/python tools/known_xla_flags.py \
 	--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false)"
 # All tests, with options of pytest; the second part also runs where the first failed.

@@ -21,7 +21,6 @@ from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.adapters.peft_writer import save_adapter
 from tests.bridges.test_function import Layer, Weights, make_weights, transformer
-from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.data.tiny_text import make_tokenizer
 from tests.extras import extra
 from tests.training.test_jobs import CHATS, Told, make_spec
@@ -83,16 +82,6 @@ def test_modules_of_flax_are_without_their_collection(tmp_path: Path) -> None:
     # Heads are one axis in a file, as they are in the product.
     assert shapes["base_model.model.blocks.0.attention.query.kernel.lora_B.weight"] == (64, 3)
     assert shapes["base_model.model.blocks.1.down.kernel.lora_A.weight"] == (3, 256)
-
-
-@needs_kernels
-def test_an_adapter_that_was_trained_is_saved_loaded_and_served(tmp_path: Path) -> None:
-    model, params = nnx_definition()
-    config = LoraConfig(rank=4, targets=lora_targets(model, "query", "up"))
-    adapter, losses = train_adapter(model, params, config, 10)
-    assert losses[-1] < losses[0]
-    assert_round_trip(tmp_path / "a", adapter, model)
-    assert_parity(model, params, load_adapter(tmp_path / "a", model))
 
 
 def test_saving_needs_the_definition(tmp_path: Path, model: Model) -> None:

@@ -11,16 +11,13 @@ import numpy as np
 import pytest
 
 import flaxen
-from examples import plain_jax
 from flaxen.definitions.definition import Definition
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls
 from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.attention import attend
-from flaxen.models.cache import attention_cache
 from flaxen.training.lora import initial_adapters
-from tests.bridges.training import assert_parity
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer
 
 DIM, HEADS, KV_HEADS = 64, 4, 2
@@ -83,29 +80,6 @@ def transformer(
         x = x + out.reshape(x.shape) @ layer.out
         x = x + jax.nn.gelu(norm(x) @ layer.up) @ layer.down
     return norm(x) @ weights.embed.T
-
-
-@pytest.mark.skipif(choose_backend() is not Backend.CPU, reason="the library was not built")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("options", [{}, {"window": 12, "scale": 0.3, "softcap": 5.0}])
-def test_served_without_a_bit_of_difference(dtype: str, options: dict[str, Any]) -> None:
-    weights = make_weights()
-
-    def definition(weights: Weights, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        return transformer(weights, tokens, positions, **options)
-
-    model = flaxen.from_function(definition, weights, max_position=128)
-    spec = attention_cache(KV_HEADS, DIM // HEADS, options.get("window"))
-    assert model.cache_specs == (spec, spec)
-    assert_parity(model, weights, dtype=dtype)
-
-
-@pytest.mark.skipif(choose_backend() is not Backend.CPU, reason="the library was not built")
-def test_a_scan_over_layers_that_has_no_constants() -> None:
-    weights = plain_jax.weights(VOCAB_SIZE)
-    model = flaxen.from_function(plain_jax.forward, weights, max_position=128)
-    assert len(model.cache_specs) == plain_jax.LAYERS
-    assert_parity(model, weights)
 
 
 def test_quantized_weights_are_close() -> None:

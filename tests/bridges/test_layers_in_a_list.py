@@ -32,7 +32,7 @@ from flaxen.training.step import make_step, start
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.adapters.peft_writer import save_adapter
-from tests.bridges.training import assert_parity, counting_batches, needs_kernels
+from tests.bridges.training import counting_batches, needs_kernels
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer
 from tests.training.tiny import Repeated
 from tests.weights.adapters.made import random_adapter
@@ -89,14 +89,6 @@ def definition(request: pytest.FixtureRequest) -> Definition:
     params = make_params(request.param)
     model = flaxen.from_function(forward, params, max_position=128)
     return Definition(model=model, params=params, tokenizer=byte_tokenizer(), name="mine")
-
-
-@needs_kernels
-@pytest.mark.parametrize("definition", ["list"], indirect=True)
-def test_parity(definition: Definition) -> None:
-    assert_parity(definition.model, definition.params)
-    adapter = random_adapter(definition.model, targets=lora_targets(definition.model))
-    assert_parity(definition.model, definition.params, adapter)
 
 
 @pytest.mark.parametrize("definition", ["list", "tuple"], indirect=True)

@@ -12,17 +12,13 @@ import numpy as np
 import pytest
 
 import flaxen
-from flaxen.bridges.jaxpr.interpret import evaluate
 from flaxen.bridges.jaxpr.patterns import Pattern, find_patterns
-from flaxen.bridges.jaxpr.run import Run
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls
-from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.models.attention import attend
 from flaxen.models.params import compute_params
 from tests.bridges.near_patterns import CASES, D, H, N, rotate
-from tests.bridges.training import assert_parity, train_adapter
 from tests.bridges.words import VOCAB_SIZE
 
 F, K, NUM_LAYERS = 128, 2, 2
@@ -111,21 +107,6 @@ def difference(x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
     return x * y - (-(z * y))[None].reshape(x.shape)
 
 
-@needs_kernels
-@pytest.mark.parametrize("num", [1, 2, 16, 100])
-def test_products_are_rounded_before_they_are_summed(num: int) -> None:
-    x, y, z = np.random.default_rng(0).standard_normal((3, num)).astype(np.float32)
-    jaxpr = jax.make_jaxpr(difference)(x, y, z).jaxpr
-    run = Run(
-        token_shape=(1, num),
-        attend=attention_impls.causal(None, BACKEND),
-        cache=(),
-        backend=BACKEND,
-    )
-    (found,) = jax.jit(lambda *args: evaluate(run, jaxpr, (), args))(x, y, z)
-    np.testing.assert_array_equal(found, x * y + z * y)
-
-
 @pytest.mark.parametrize(
     ("function", "num"),
     [
@@ -172,22 +153,3 @@ def test_scores_and_gradients_are_the_definitions() -> None:
         largest = float(jnp.abs(expected).max())
         assert largest > 1e-3
         np.testing.assert_allclose(found, expected, atol=1e-4 * largest)
-
-
-@needs_kernels
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_served_without_a_bit_of_difference(dtype: str) -> None:
-    weights = make_weights()
-    model = flaxen.from_function(llama, weights, max_position=128)
-    assert_parity(model, weights, dtype=dtype)
-
-
-@needs_kernels
-def test_an_adapter_is_trained_and_served_beside_all_of_a_layer() -> None:
-    weights = make_weights()
-    model = flaxen.from_function(llama, weights, max_position=128)
-    targets = lora_targets(model)
-    assert len(targets) == 7 * NUM_LAYERS
-    adapter, losses = train_adapter(model, weights, LoraConfig(rank=4, targets=targets), 30)
-    assert losses[-1] < losses[0] - 0.5
-    assert_parity(model, weights, adapter)

@@ -26,7 +26,7 @@ from flaxen.models.cache import attention_only
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.bridges.paged import paged_scores
 from tests.bridges.torch_models import Own, make
-from tests.bridges.training import assert_parity, needs_kernels, train_definition
+from tests.bridges.training import needs_kernels
 from tests.bridges.words import byte_tokenizer, save_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -126,15 +126,6 @@ def test_layers_that_bypass_the_registry_are_refused() -> None:
 
 
 @needs_kernels
-def test_trained_and_served_without_a_bit_of_difference() -> None:
-    module = make("Llama")
-    model, params = from_transformers(module)
-    state, losses = train_definition(model, params, 60)
-    assert losses[-1] < 1 < 4 < losses[0]
-    assert_parity(model, {**params, "params": state.params})
-
-
-@needs_kernels
 def test_a_module_of_ones_own() -> None:
     module = Own()
     model, params = from_torch(module, max_position=128)
@@ -146,7 +137,6 @@ def test_a_module_of_ones_own() -> None:
     with torch.no_grad():
         expected = module(*(torch.from_numpy(np.array(x)).long() for x in (tokens, positions)))
     np.testing.assert_allclose(model.unembed(params, hidden), expected.numpy(), atol=2e-4)
-    assert_parity(model, params)
     assert jax.tree.all(jax.tree.map(lambda leaf: bool(jnp.isfinite(leaf).all()), params["params"]))
 
 

@@ -18,7 +18,7 @@ from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.models.model import Model, Params
 from flaxen.training.loss import next_token
 from tests.bridges.torch_models import CONFIGS, Own, make
-from tests.bridges.training import assert_parity, counting_batches, needs_kernels, train_definition
+from tests.bridges.training import counting_batches, train_definition
 
 pytestmark = pytest.mark.slow
 
@@ -95,16 +95,6 @@ def test_a_rate_of_zero_draws_nothing_and_changes_no_bit(name: str) -> None:
     dropping = definition(name, 0.1)
     assert random_bits(*dropping, jax.random.key(0)) > 0
     assert random_bits(*dropping, None) == 0  # as it is served and evaluated
-
-
-@needs_kernels
-def test_trained_with_dropout_and_served_without() -> None:
-    module = Own(dropout=0.1)
-    model, params = from_torch(module, max_position=128)
-    state, losses = train_definition(model, params, 100)
-    assert losses[-1] < 0.7 * losses[0]
-    assert not module.training
-    assert_parity(model, {**params, "params": state.params})
 
 
 class WithStatistics(Own):

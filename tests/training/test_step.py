@@ -89,25 +89,6 @@ def test_rows_of_padding_change_nothing(num_rows: int, num_microbatches: int) ->
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), *found)
 
 
-def test_the_state_is_donated_and_what_is_computed_with_is_not() -> None:
-    step = full_step("bfloat16")
-    state = start(step, copy(PARAMS), seed=0)
-    compute = step.prepare(state.params)
-    masters = jax.tree.leaves((state.params, state.opt_state))
-    new, new_compute, _ = run_step(step, state, compute, None, split_batch(random_batch(0), 2))
-    donated = [leaf for leaf in masters if leaf.size > 1]
-    assert donated
-    assert all(leaf.is_deleted() for leaf in donated)
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(compute))
-    # The arrays that a sampler is given are those that the next step's forward takes.
-    expected = compute_params(
-        MODEL.param_specs, new.params, dtype=jnp.dtype("bfloat16"), backend=BACKEND
-    )
-    assert jax.tree.structure(expected) == jax.tree.structure(new_compute)
-    for one, other in zip(jax.tree.leaves(new_compute), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_float32_without_kernels_computes_with_the_masters_themselves() -> None:
     step = make(full(MODEL.on(Backend.REFERENCE), dtype=FLOAT32))
     masters = copy(PARAMS)
