@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from flaxen.server.schema import STRICT, Whole
+from flaxen.server.schema import StrictBody, Whole
 
 _LARGEST = 2**53  # what any client's JSON has exactly
 
 
-class UpdateBody(BaseModel):
+class UpdateBody(StrictBody):
     """The fields of /update_weights_from_disk, which are SGLang's."""
-
-    model_config = STRICT
 
     model_path: str
     # SGLang's versions are texts; ours are numbers, which have an order.

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel
-
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation.fields_without_effect import COMPLETION, Rule
 from flaxen.server.generation.sampling_fields import check_token_ids
-from flaxen.server.schema import STRICT, Whole, shorten, whole
+from flaxen.server.schema import StrictBody, Whole, shorten, whole
 
 # llama.cpp's names of fields that all routes have.
 NAMES = {"n_predict": "max_tokens", "repeat_penalty": "repetition_penalty", "n_probs": "logprobs"}
@@ -53,10 +51,8 @@ WITHOUT_EFFECT = {
 }
 
 
-class CompletionBody(BaseModel):
+class CompletionBody(StrictBody):
     """The fields of /completion beside the common ones."""
-
-    model_config = STRICT
 
     prompt: Any  # read in prompts.py
     max_tokens: Whole | None = None

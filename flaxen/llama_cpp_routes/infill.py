@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -15,7 +14,7 @@ from flaxen.llama_cpp_routes.bodies import common_names
 from flaxen.llama_cpp_routes.completion import complete
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
-from flaxen.server.schema import STRICT, parse
+from flaxen.server.schema import StrictBody, parse
 
 # The special tokens before the text that comes first, the one behind the gap, and the gap's.
 _MARKS = (
@@ -29,19 +28,15 @@ _MARKS = (
 _FILE_MARKS = ("<|file_sep|>", "<file_sep>")  # between files of one project
 
 
-class FileBody(BaseModel):
+class FileBody(StrictBody):
     """A file that the text is written beside."""
-
-    model_config = STRICT
 
     filename: str = ""
     text: str
 
 
-class InfillBody(BaseModel):
+class InfillBody(StrictBody):
     """The fields of /infill that /completion does not have."""
-
-    model_config = STRICT
 
     input_prefix: str
     input_suffix: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from flaxen.messages_routes.cache_control import retention_fields
 from flaxen.messages_routes.messages import chat_messages
@@ -16,7 +16,7 @@ from flaxen.messages_routes.tools import tool_fields
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation.fields_without_effect import CACHE_CONTROL, Rule, drop
-from flaxen.server.schema import STRICT, Whole, parse, shorten
+from flaxen.server.schema import StrictBody, Whole, parse, shorten
 
 # Fields of Anthropic's API for what this server does not have, by the values without effect.
 WITHOUT_EFFECT = {
@@ -37,10 +37,8 @@ WITHOUT_EFFECT = {
 }
 
 
-class PromptBody(BaseModel):
+class PromptBody(StrictBody):
     """The fields that make the prompt, which both routes have."""
-
-    model_config = STRICT
 
     model: str
     messages: list[Any]  # read in messages.py
@@ -51,10 +49,8 @@ class PromptBody(BaseModel):
     output_config: dict[str, Any] | None = None
 
 
-class AnswerBody(BaseModel):
+class AnswerBody(StrictBody):
     """The fields that say how to answer."""
-
-    model_config = STRICT
 
     max_tokens: Whole = Field(ge=1)
     stream: bool | None = None

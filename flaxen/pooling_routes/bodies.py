@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from flaxen.pooling.params import PoolingParams
 from flaxen.pooling_routes.encoding import ByteOrder, NumberFormat
 from flaxen.protocol import FieldError
 from flaxen.server.errors import invalid
 from flaxen.server.generation.fields_without_effect import Rule
-from flaxen.server.schema import STRICT, Whole, parse
+from flaxen.server.schema import StrictBody, Whole, parse
 
 
-class CommonBody(BaseModel):
+class CommonBody(StrictBody):
     """The fields that all routes share."""
-
-    model_config = STRICT
 
     model: str | None = None
     request_id: str | None = None
@@ -49,10 +45,8 @@ class CommonBody(BaseModel):
             raise invalid(str(error), error.field) from None
 
 
-class InputBody(BaseModel):
+class InputBody(StrictBody):
     """The fields of /v1/embeddings, /pooling and /classify."""
-
-    model_config = STRICT
 
     input: Any = None  # read in inputs.py: a text, texts, ids, or lists of ids
     encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = None
@@ -70,12 +64,10 @@ class InputBody(BaseModel):
 _Texts = str | list[str] | None
 
 
-class ScoreBody(BaseModel):
+class ScoreBody(StrictBody):
     """The fields of /v1/score: one text or several, and those that they are compared with. Each
     side has the names that vLLM had for it over time.
     """
-
-    model_config = STRICT
 
     text_1: _Texts = None
     queries: _Texts = None
@@ -120,10 +112,8 @@ RERANK_WITHOUT_EFFECT = {
 }
 
 
-class RerankBody(BaseModel):
+class RerankBody(StrictBody):
     """The fields of /v1/rerank; `texts` are documents as Text Embeddings Inference calls them."""
-
-    model_config = STRICT
 
     query: str
     documents: list[Any] | None = None  # texts, or objects with a text

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -21,16 +21,14 @@ from flaxen.protocol import FieldError
 from flaxen.server.body import read_json
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
-from flaxen.server.schema import STRICT, Whole, parse
+from flaxen.server.schema import StrictBody, Whole, parse
 
 EmbeddingType = Literal["float", "base64", "binary", "ubinary"]
 _FIELD_NAMES = {"dimensions": "output_dimension", "truncate_prompt_tokens": "max_tokens"}
 
 
-class EmbedBody(BaseModel):
+class EmbedBody(StrictBody):
     """The fields of /v2/embed."""
-
-    model_config = STRICT
 
     model: str | None = None
     texts: list[str] = Field(min_length=1)

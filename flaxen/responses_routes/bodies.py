@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from flaxen.server.errors import invalid
 from flaxen.server.generation.fields_without_effect import (
     CACHE_OPTIONS,
@@ -19,7 +17,7 @@ from flaxen.server.generation.fields_without_effect import (
     Rule,
     holds_at_most,
 )
-from flaxen.server.schema import STRICT, Metadata, Whole, whole
+from flaxen.server.schema import Metadata, StrictBody, Whole, whole
 
 LOGPROBS = "message.output_text.logprobs"
 # Reasoning is in its item in plain text, so a client that keeps its own history has it anyway.
@@ -36,19 +34,15 @@ INCLUDES = (
 )
 
 
-class TextOptions(BaseModel):
+class TextOptions(StrictBody):
     """OpenAI's `text`."""
-
-    model_config = STRICT
 
     format: dict[str, Any] | None = None  # read by text_format.py
     verbosity: Literal["medium"] | None = None  # the model has no such control
 
 
-class ReasoningOptions(BaseModel):
+class ReasoningOptions(StrictBody):
     """OpenAI's `reasoning`. Fields with one value are those that have no effect with it."""
-
-    model_config = STRICT
 
     effort: str | None = None
     summary: Literal["auto", "detailed"] | None = None  # reasoning is shown whole
@@ -57,10 +51,8 @@ class ReasoningOptions(BaseModel):
     mode: Literal["standard"] | None = None
 
 
-class ResponseBody(BaseModel):
+class ResponseBody(StrictBody):
     """The fields that only /v1/responses has."""
-
-    model_config = STRICT
 
     input: Any  # read in items.py
     instructions: str | None = None

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -30,7 +29,7 @@ from flaxen.server.generation.chat import ChatView
 from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.generation.message import joined
 from flaxen.server.paging import list_json, read_paging
-from flaxen.server.schema import STRICT, Metadata, parse
+from flaxen.server.schema import Metadata, StrictBody, parse
 
 _KEEPING = {
     name: rule
@@ -39,10 +38,8 @@ _KEEPING = {
 }
 
 
-class UpdateBody(BaseModel):
+class UpdateBody(StrictBody):
     """The fields of an update."""
-
-    model_config = STRICT
 
     metadata: Metadata | None
 

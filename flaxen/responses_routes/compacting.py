@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -22,7 +21,7 @@ from flaxen.server.errors import invalid
 from flaxen.server.generation.answer import begin
 from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.generation.fields_without_effect import drop
-from flaxen.server.schema import STRICT, Whole, parse
+from flaxen.server.schema import StrictBody, Whole, parse
 from flaxen.server.sse import unless_disconnected
 
 COMPACT_WITHOUT_EFFECT = {
@@ -36,10 +35,8 @@ _TASK = (
 )
 
 
-class CompactBody(BaseModel):
+class CompactBody(StrictBody):
     """The fields of /v1/responses/compact, which mean what they do in a response."""
-
-    model_config = STRICT
 
     model: str
     input: Any = None

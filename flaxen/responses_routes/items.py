@@ -11,11 +11,9 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from flaxen.responses_routes.summaries import read_summary
 from flaxen.server.errors import ApiError, invalid
-from flaxen.server.schema import STRICT, parse, shorten
+from flaxen.server.schema import StrictBody, parse, shorten
 from flaxen.text.tool_calls import read_tool_calls
 
 Item = dict[str, Any]
@@ -27,9 +25,7 @@ _TEXT_PARTS = {
 }  # fmt: skip
 
 
-class _Message(BaseModel):
-    model_config = STRICT
-
+class _Message(StrictBody):
     type: str | None = None
     id: str | None = None
     role: Literal["user", "assistant", "system", "developer"]
@@ -38,9 +34,7 @@ class _Message(BaseModel):
     phase: Literal["commentary", "final_answer"] | None = None
 
 
-class _Reasoning(BaseModel):
-    model_config = STRICT
-
+class _Reasoning(StrictBody):
     type: str
     id: str | None = None
     summary: list[Any] | None = None
@@ -49,9 +43,7 @@ class _Reasoning(BaseModel):
     status: _Status | None = None
 
 
-class _Call(BaseModel):
-    model_config = STRICT
-
+class _Call(StrictBody):
     type: str
     id: str | None = None
     call_id: str
@@ -68,9 +60,7 @@ class _CustomCall(_Call):
     input: str
 
 
-class _Result(BaseModel):
-    model_config = STRICT
-
+class _Result(StrictBody):
     type: str
     id: str | None = None
     call_id: str
@@ -78,25 +68,19 @@ class _Result(BaseModel):
     status: _Status | None = None
 
 
-class _Compaction(BaseModel):
-    model_config = STRICT
-
+class _Compaction(StrictBody):
     type: str
     id: str | None = None
     encrypted_content: str
     created_by: str | None = None
 
 
-class _Reference(BaseModel):
-    model_config = STRICT
-
+class _Reference(StrictBody):
     type: str
     id: str
 
 
-class _Part(BaseModel):
-    model_config = STRICT
-
+class _Part(StrictBody):
     type: str
     text: str | None = None
     refusal: str | None = None

@@ -21,8 +21,13 @@ from pydantic_core import ErrorDetails
 
 from flaxen.server.errors import invalid
 
-# Strict: "5" is not a number and true is not 1. Unknown fields are refused, never dropped.
-STRICT = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+class StrictBody(BaseModel):
+    """A body, or a part of one: "5" is not a number and true is not 1. Unknown fields are refused,
+    never dropped.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
 
 
 def whole(value: Any) -> Any:
@@ -60,20 +65,16 @@ Metadata = Annotated[
 ]
 
 
-class LoadAdapterBody(BaseModel):
+class LoadAdapterBody(StrictBody):
     """The fields of /v1/load_lora_adapter."""
-
-    model_config = STRICT
 
     lora_name: str
     lora_path: str
     load_inplace: bool | None = None
 
 
-class UnloadAdapterBody(BaseModel):
+class UnloadAdapterBody(StrictBody):
     """The fields of /v1/unload_lora_adapter."""
-
-    model_config = STRICT
 
     lora_name: str
 

@@ -29,49 +29,43 @@ from flaxen.server.generation.message_form import answer_form
 from flaxen.server.generation.prompts import run_by_length
 from flaxen.server.generation.sampling_fields import check_token_ids
 from flaxen.server.generation.structured_fields import read_structure
-from flaxen.server.schema import STRICT, Whole, Wholes, parse
+from flaxen.server.schema import StrictBody, Whole, Wholes, parse
 from flaxen.server.usage import Usage
 from flaxen.text.tokenizer import Tokenizer
 
 _AS_ID = "token_id:"
-# What another server answered may have more fields than are read here.
-_ANSWERED = ConfigDict(strict=True, extra="ignore")
-
-
 _Named = Annotated[str, Field(pattern=r"^token_id:\d{1,10}$")]
 
 
-class TopScore(BaseModel):
-    """The log-probability of a token, which is named by its id."""
+class _Answered(BaseModel):
+    """A part of another server's answer, which may have more fields than are read here."""
 
-    model_config = _ANSWERED
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class TopScore(_Answered):
+    """The log-probability of a token, which is named by its id."""
 
     token: _Named
     logprob: float
 
 
-class TokenScore(BaseModel):
+class TokenScore(_Answered):
     """The same of a token of the answer, with the likeliest tokens at its place."""
-
-    model_config = _ANSWERED
 
     token: _Named
     logprob: float
     top_logprobs: list[TopScore] = []
 
 
-class Scores(BaseModel):
+class Scores(_Answered):
     """The log-probabilities of a choice."""
-
-    model_config = _ANSWERED
 
     content: list[TokenScore] | None = None
 
 
-class GeneratedChoice(BaseModel):
+class GeneratedChoice(_Answered):
     """A choice of what /inference/v1/generate answered."""
-
-    model_config = _ANSWERED
 
     index: Whole = 0
     token_ids: Wholes = Field(min_length=1)
@@ -80,10 +74,8 @@ class GeneratedChoice(BaseModel):
     logprobs: Scores | None = None
 
 
-class Generated(BaseModel):
+class Generated(_Answered):
     """What /inference/v1/generate answered."""
-
-    model_config = _ANSWERED
 
     request_id: str
     choices: list[GeneratedChoice] = Field(min_length=1)
@@ -91,10 +83,8 @@ class Generated(BaseModel):
     kv_transfer_params: dict[str, Any] | None = None
 
 
-class DerenderChatBody(BaseModel):
+class DerenderChatBody(StrictBody):
     """The fields of /v1/chat/completions/derender."""
-
-    model_config = STRICT
 
     model: str | None = None
     generate_response: Generated
@@ -102,10 +92,8 @@ class DerenderChatBody(BaseModel):
     chat_request: dict[str, Any] | None = None  # the chat that was rendered: says what to look for
 
 
-class DerenderBody(BaseModel):
+class DerenderBody(StrictBody):
     """The fields of /v1/completions/derender."""
-
-    model_config = STRICT
 
     model: str | None = None
     generate_responses: list[Generated] = Field(min_length=1)

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -28,7 +27,7 @@ from flaxen.server.generation.sampling_fields import (
     sampling_params,
 )
 from flaxen.server.generation.truncation import truncate
-from flaxen.server.schema import STRICT, Whole, Wholes, shorten
+from flaxen.server.schema import StrictBody, Whole, Wholes, shorten
 from flaxen.server.usage import Usage
 from flaxen.text.tokenizer import Tokenizer
 
@@ -64,12 +63,10 @@ WITHOUT_EFFECT = {
 }
 
 
-class GenerateBody(BaseModel):
+class GenerateBody(StrictBody):
     """The fields of /inference/v1/generate beside the common ones, with those of sampling_params
     among them.
     """
-
-    model_config = STRICT
 
     token_ids: Wholes
     max_tokens: Whole | None = None

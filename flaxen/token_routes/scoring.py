@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -23,17 +23,15 @@ from flaxen.server.generation.answer_json import Envelope
 from flaxen.server.generation.fields_without_effect import COMPLETION
 from flaxen.server.generation.prompts import fit_max_tokens, read_prompts
 from flaxen.server.generation.sampling_fields import check_token_ids
-from flaxen.server.schema import STRICT, Wholes
+from flaxen.server.schema import StrictBody, Wholes
 from flaxen.server.sse import unless_disconnected
 
 # A request may have these fields, which it shares with other routes: none changes a score.
 _SHARED = frozenset({"model", "request_id", "cache_salt", "priority"})
 
 
-class ScoringBody(BaseModel):
+class ScoringBody(StrictBody):
     """The fields of /generative_scoring beside the common ones."""
-
-    model_config = STRICT
 
     query: str | Wholes
     items: list[str] | list[Wholes] = Field(min_length=1)  # each is put behind the query

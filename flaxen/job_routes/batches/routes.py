@@ -8,7 +8,6 @@ import logging
 import time
 from typing import Any
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -20,7 +19,7 @@ from flaxen.server.body import read_json
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, invalid, not_found
 from flaxen.server.paging import read_paging
-from flaxen.server.schema import STRICT, Metadata, parse, shorten
+from flaxen.server.schema import Metadata, StrictBody, parse, shorten
 
 logger = logging.getLogger("flaxen.server")
 
@@ -29,10 +28,8 @@ _WINDOW = "24h"
 _TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
 
-class BatchBody(BaseModel):
+class BatchBody(StrictBody):
     """The fields of POST /v1/batches."""
-
-    model_config = STRICT
 
     input_file_id: str
     endpoint: str

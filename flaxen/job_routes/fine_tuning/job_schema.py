@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ValidationError,
     ValidationInfo,
@@ -23,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from flaxen.server.errors import invalid
-from flaxen.server.schema import STRICT, Metadata, Whole, parse, shorten
+from flaxen.server.schema import Metadata, StrictBody, Whole, parse, shorten
 
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_SEED = 2**31 - 1
@@ -69,20 +68,16 @@ _BatchSize = Annotated[Whole | None, _within("a whole number", 1, 256, or_auto=T
 _Multiplier = Annotated[_Number | None, _within("a number", 1e-6, 1e6, or_auto=True)]
 
 
-class SupervisedNumbers(BaseModel):
+class SupervisedNumbers(StrictBody):
     """The hyperparameters of the method supervised; None is "auto"."""
-
-    model_config = STRICT
 
     n_epochs: _Epochs = None
     batch_size: _BatchSize = None
     learning_rate_multiplier: _Multiplier = None
 
 
-class DpoNumbers(BaseModel):
+class DpoNumbers(StrictBody):
     """The hyperparameters of the method dpo; None is "auto"."""
-
-    model_config = STRICT
 
     n_epochs: _Epochs = None
     batch_size: _BatchSize = None
@@ -90,26 +85,20 @@ class DpoNumbers(BaseModel):
     beta: Annotated[_Number | None, _within("a number", 1e-4, 2, or_auto=True)] = None
 
 
-class Supervised(BaseModel):
+class Supervised(StrictBody):
     """OpenAI's `method.supervised`."""
-
-    model_config = STRICT
 
     hyperparameters: Annotated[SupervisedNumbers | None, _Given] = None
 
 
-class Dpo(BaseModel):
+class Dpo(StrictBody):
     """OpenAI's `method.dpo`."""
-
-    model_config = STRICT
 
     hyperparameters: Annotated[DpoNumbers | None, _Given] = None
 
 
-class MethodBody(BaseModel):
+class MethodBody(StrictBody):
     """OpenAI's `method`: its type, and an object whose name is the type."""
-
-    model_config = STRICT
 
     type: Literal["supervised", "dpo"]
     supervised: Annotated[Supervised | None, _Given] = None
@@ -137,19 +126,15 @@ class MethodBody(BaseModel):
         return fields
 
 
-class LoraSize(BaseModel):
+class LoraSize(StrictBody):
     """The size of the adapter, a field of our own."""
-
-    model_config = STRICT
 
     rank: Annotated[Whole | None, _within("a whole number", 1, "max_lora_rank")] = None
     alpha: Annotated[_Number | None, _within("a number", 1e-3, 1e4)] = None
 
 
-class JobBody(BaseModel):
+class JobBody(StrictBody):
     """The fields of POST /v1/fine_tuning/jobs: OpenAI's, and `lora`."""
-
-    model_config = STRICT
 
     model: str
     training_file: str

@@ -13,24 +13,20 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, Field, field_validator
 
 from flaxen.server.generation.retention_fields import OpenAIRetention, RetentionField
-from flaxen.server.schema import STRICT, Whole, Wholes, parse
+from flaxen.server.schema import StrictBody, Whole, Wholes, parse
 
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(StrictBody):
     """OpenAI's `stream_options`, with vLLM's continuous usage."""
-
-    model_config = STRICT
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
 
-class CommonBody(BaseModel):
+class CommonBody(StrictBody):
     """The common fields of both generation routes: OpenAI's sampling fields, then vLLM's."""
-
-    model_config = STRICT
 
     model: str | None = None
     stream: bool | None = None
@@ -96,10 +92,8 @@ class CommonBody(BaseModel):
         return [text for text in strings if text != ""] if isinstance(strings, list) else strings
 
 
-class CompletionBody(BaseModel):
+class CompletionBody(StrictBody):
     """The fields that only /v1/completions has."""
-
-    model_config = STRICT
 
     prompt: Any  # prompts.py distinguishes its four forms
     max_tokens: Whole | None = None
@@ -113,10 +107,8 @@ class CompletionBody(BaseModel):
 _TOOL_NAME = r"^[A-Za-z0-9_.\-]{1,128}$"
 
 
-class FunctionBody(BaseModel):
+class FunctionBody(StrictBody):
     """A function that the model may call."""
-
-    model_config = STRICT
 
     name: str = Field(pattern=_TOOL_NAME)
     description: str | None = None
@@ -125,20 +117,16 @@ class FunctionBody(BaseModel):
     cache_control: dict[str, Any] | None = None  # has no effect, as in messages
 
 
-class CustomBody(BaseModel):
+class CustomBody(StrictBody):
     """A tool whose input is a text."""
-
-    model_config = STRICT
 
     name: str = Field(pattern=_TOOL_NAME)
     description: str | None = None
     format: dict[str, Any] | None = None  # read in custom_tools.py
 
 
-class ToolBody(BaseModel):
+class ToolBody(StrictBody):
     """A tool; the field that is named as its type says what it is."""
-
-    model_config = STRICT
 
     type: Literal["function", "custom"]
     function: FunctionBody | None = None
@@ -146,10 +134,8 @@ class ToolBody(BaseModel):
     cache_control: dict[str, Any] | None = None
 
 
-class ChatBody(BaseModel):
+class ChatBody(StrictBody):
     """The fields that only /v1/chat/completions has."""
-
-    model_config = STRICT
 
     messages: list[Any]  # read in messages.py
     max_tokens: Whole | None = None
@@ -174,10 +160,8 @@ class ChatBody(BaseModel):
     metadata: dict[str, Any] | None = None
 
 
-class TokenizeBody(BaseModel):
+class TokenizeBody(StrictBody):
     """The fields of /tokenize: a prompt, or messages."""
-
-    model_config = STRICT
 
     model: str | None = None
     prompt: str | None = None
@@ -190,10 +174,8 @@ class TokenizeBody(BaseModel):
     return_token_strs: bool | None = None
 
 
-class ContentBody(BaseModel):
+class ContentBody(StrictBody):
     """The fields of /tokenize as llama.cpp has them."""
-
-    model_config = STRICT
 
     model: str | None = None
     content: str
@@ -201,10 +183,8 @@ class ContentBody(BaseModel):
     with_pieces: bool | None = None
 
 
-class DetokenizeBody(BaseModel):
+class DetokenizeBody(StrictBody):
     """The fields of /detokenize."""
-
-    model_config = STRICT
 
     model: str | None = None
     tokens: Wholes

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from flaxen.protocol import MAX_TTL_S
-from flaxen.server.schema import STRICT
+from flaxen.server.schema import StrictBody
 
 
-class RetentionBody(BaseModel):
+class RetentionBody(StrictBody):
     """The field `retention` as an object."""
-
-    model_config = STRICT
 
     ttl_s: float = Field(gt=0, le=MAX_TTL_S)
 
