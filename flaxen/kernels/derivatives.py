@@ -1,12 +1,13 @@
-"""Higher derivatives: a kernel's call is differentiated like its reference in plain jnp.
+"""Derivatives of kernels: a kernel's call is differentiated like its reference in plain jnp.
 
-A kernel's gradient is another kernel, by jax.custom_vjp. JAX can't differentiate either call. For a
-gradient of a gradient, or a Hessian-vector product, it differentiates the reference instead
-(decision 0165). Deliberately does not know any kernel.
+A kernel's gradient is its reference's, or another kernel, by jax.custom_vjp: JAX can't
+differentiate a kernel's call. For a gradient of a gradient, or a Hessian-vector product, it
+differentiates the reference instead (decision 0165). Deliberately does not know any kernel.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -35,3 +36,46 @@ def call(
 
     run.defjvp(derivative)
     return run(*args)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 3))
+def with_gradient(
+    kernel: Callable[..., Any],
+    reference: Callable[..., Any],
+    args: tuple[Any, ...],
+    options: tuple[Any, ...] = (),
+) -> Any:
+    """Calls kernel(*args, *options). The reference's gradient is its gradient, of any order.
+
+    A backward pass computes the reference again, so that only the arguments are kept for it.
+
+    Args:
+      kernel: as in `call`, like the others; a function of a module, so that it is always the same.
+      reference: computes the same in plain jnp.
+      args: trees of arrays; those of integers have no gradient.
+      options: static arguments, which are not arrays.
+    """
+    return kernel(*args, *options)
+
+
+def _forward(
+    kernel: Callable[..., Any],
+    reference: Callable[..., Any],
+    args: tuple[Any, ...],
+    options: tuple[Any, ...],
+) -> tuple[Any, tuple[Any, ...]]:
+    return call(kernel, reference, args, options), args
+
+
+def _backward(
+    kernel: Callable[..., Any],
+    reference: Callable[..., Any],
+    options: tuple[Any, ...],
+    args: tuple[Any, ...],
+    cotangents: Any,
+) -> tuple[tuple[Any, ...]]:
+    _, pull_back = jax.vjp(lambda *args: reference(*args, *options), *args)
+    return (pull_back(cotangents),)
+
+
+with_gradient.defvjp(_forward, _backward)

@@ -10,7 +10,6 @@ Deliberately does not know any op.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels import cpu_library, derivatives
+from flaxen.kernels import cpu_library
 from flaxen.kernels.paged_batch import PagedBatch
 
 # State, one token's inputs and the op's parameters -> the new state and the token's output.
@@ -168,34 +167,6 @@ def native(
     call = cpu_library.kernel(name, [out, kept], input_output_aliases={len(arrays): 1})
     found, states = call(*arrays, states, *batch, is_paged=np.bool_(True), **attributes)
     return found, states
-
-
-Op = Callable[[Any, PagedBatch | Segments], tuple[jax.Array, jax.Array | None]]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def with_gradient(
-    kernel: Op, reference: Op, args: Any, batch: PagedBatch | Segments
-) -> tuple[jax.Array, jax.Array | None]:
-    """Calls kernel(args, batch), with the gradient of reference(args, batch)."""
-    return kernel(args, batch)
-
-
-def _forward(
-    kernel: Op, reference: Op, args: Any, batch: PagedBatch | Segments
-) -> tuple[Any, tuple[Any, PagedBatch | Segments]]:
-    return derivatives.call(kernel, reference, (args, batch)), (args, batch)
-
-
-def _backward(
-    kernel: Op, reference: Op, kept: tuple[Any, PagedBatch | Segments], gradients: Any
-) -> tuple[Any, None]:
-    args, batch = kept
-    _, pull_back = jax.vjp(lambda args: reference(args, batch), args)
-    return pull_back(gradients)[0], None
-
-
-with_gradient.defvjp(_forward, _backward)
 
 
 def check_states(

@@ -11,7 +11,7 @@ import pytest
 
 from flaxen.attention_kernels.causal_attention import reference
 from flaxen.attention_kernels.causal_attention.gpu import by_library, causal_attention, suits_cudnn
-from flaxen.attention_kernels.causal_attention.reference import Options
+from flaxen.attention_kernels.causal_attention.reference import Operands, Options
 from tests.kernels.arrays import normal
 
 SEGMENTS = jnp.asarray([[1] * 7 + [2] * 12 + [3] * 2 + [0] * 3])
@@ -34,7 +34,9 @@ def test_the_library_is_asked_for_the_references_attention(
 
     got = loss(by_library, "xla")  # XLA's answer to the question that cuDNN gets
     expected = loss(
-        lambda q, k, v, ids, options: reference.causal_attention(q, k, v, None, ids, options)
+        lambda q, k, v, ids, options: reference.causal_attention(
+            Operands(q, k, v, segment_ids=ids), options
+        )
     )
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
@@ -58,5 +60,6 @@ def test_cudnn_is_asked_where_it_can() -> None:
 def test_without_cudnn_it_is_the_reference() -> None:
     q, k, v = (normal(name, 1, 8, 2, 8, dtype="bfloat16") for name in "qkv")
     options = Options(None, 0.3, None)
-    expected = reference.causal_attention(q, k, v, None, None, options)
-    np.testing.assert_array_equal(causal_attention(q, k, v, None, None, options), expected)
+    operands = Operands(q, k, v)
+    expected = reference.causal_attention(operands, options)
+    np.testing.assert_array_equal(causal_attention(operands, options), expected)

@@ -10,6 +10,7 @@ import pytest
 from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import reference, unpack
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE, TILE, Format, PackedLinear
+from flaxen.kernels.linear.reference import Operands, Options
 from tests.kernels.on_cpu import embed, gated_linear, linear, linears, pack, rms_norm
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
@@ -120,9 +121,8 @@ def test_equals_the_reference(isa: str, num_inputs: int, kind: str, dtype: str) 
     all_rows = activations(70, num_inputs, dtype)
     for num_outputs in (5, 16, 50, 130):
         weight = packed(kind, num_inputs, num_outputs)
-        (expected,) = reference.linears(
-            all_rows, (unpack(weight),), (None,), None, None, 0.0, False, jnp.dtype(jnp.float32)
-        )
+        operands = Operands(all_rows, (unpack(weight),), (None,))
+        (expected,) = reference.linears(operands, Options(jnp.dtype(jnp.float32)))
         for rows in (1, 2, 3, 5, 17, 70) if num_outputs == 130 else (19,):
             x = all_rows[:rows]
             found = linear(x, weight, out_dtype=jnp.dtype(jnp.float32))
@@ -142,7 +142,8 @@ def test_what_stands_around_equals_the_reference(isa: str, kind: str, dtype: str
     wide = jnp.dtype(jnp.float32)
     size = magnitudes(x, gate)
 
-    (expected,) = reference.linears(x, (gate,), biases[:1], None, residual, 0.0, False, wide)
+    operands = Operands(x, (gate,), biases[:1], residual=residual)
+    (expected,) = reference.linears(operands, Options(wide))
     found = linear(x, gate, biases[0], residual=residual, out_dtype=wide)
     assert_close(found, expected, size)
 
@@ -159,7 +160,8 @@ def test_what_stands_around_equals_the_reference(isa: str, kind: str, dtype: str
 
     x32 = x.astype(wide)
     biases32 = tuple(bias.astype(wide) for bias in biases)
-    (expected,) = reference.linears(x32, (gate, up), biases32, None, None, 0.0, True, wide)
+    operands = Operands(x32, (gate, up), biases32)
+    (expected,) = reference.linears(operands, Options(wide, gated=True))
     wide_gated = cpu_linears(x, (gate, up), biases, gated=True, out_dtype=wide)
     # Either factor's error is multiplied by the other's size.
     assert_close(wide_gated, expected, size * magnitudes(x, up) + size)
@@ -176,7 +178,8 @@ def cpu_linears(
 ) -> jax.Array:
     from flaxen.kernels.linear import cpu_gradients
 
-    (out,) = cpu_gradients.linears(x, weights, biases, None, None, 0.0, gated, out_dtype)
+    operands, options = Operands(x, weights, biases), Options(out_dtype, gated=gated)
+    (out,) = cpu_gradients.linears(operands, options)
     return out
 
 

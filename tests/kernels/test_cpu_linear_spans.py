@@ -8,6 +8,7 @@ import pytest
 
 from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import reference, unpack
+from flaxen.kernels.linear.reference import Operands, Options
 from tests.kernels.on_cpu import gated_linear, linear
 from tests.kernels.pairwise import ISAS, pairwise
 from tests.kernels.test_cpu_linear import (
@@ -33,7 +34,7 @@ def test_parts_make_the_sum(isa: str, kind: str, dtype: str) -> None:
     weight = packed(kind, num_inputs, 70)
     x = activations(27, num_inputs, dtype)
     wide = jnp.dtype(jnp.float32)
-    (expected,) = reference.linears(x, (unpack(weight),), (None,), None, None, 0.0, False, wide)
+    (expected,) = reference.linears(Operands(x, (unpack(weight),), (None,)), Options(wide))
     whole = linear(x, weight, out_dtype=wide)
     assert_close(whole, expected, magnitudes(x, weight))
     for first, last in ((0, 1), (5, 12), (26, 27)):  # in other blocks of rows

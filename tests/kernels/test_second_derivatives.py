@@ -48,7 +48,8 @@ Op = Callable[[jax.Array], jax.Array]
 
 def plain(x: jax.Array, *weights: jax.Array, gated: bool = False) -> jax.Array:
     biases = (None,) * len(weights)
-    return reference.linears(x, weights, biases, None, None, 0.0, gated, WIDE)[0]
+    operands = reference.Operands(x, weights, biases)
+    return reference.linears(operands, reference.Options(WIDE, gated=gated))[0]
 
 
 def attention(window: int | None, softcap: float | None) -> tuple[Op, Op, jax.Array]:
@@ -57,7 +58,9 @@ def attention(window: int | None, softcap: float | None) -> tuple[Op, Op, jax.Ar
         lambda q: causal_attention(
             q, K, V, segment_ids=SEGMENTS, window=window, scale=0.5, softcap=softcap
         ),
-        lambda q: attention_reference.causal_attention(q, K, V, None, SEGMENTS, options),
+        lambda q: attention_reference.causal_attention(
+            attention_reference.Operands(q, K, V, segment_ids=SEGMENTS), options
+        ),
         Q,
     )
 

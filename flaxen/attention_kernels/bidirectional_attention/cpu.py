@@ -6,8 +6,6 @@ the algorithm: csrc/bidirectional_attention.inc.
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,19 +26,10 @@ def bidirectional_attention(
     if not (q.dtype == k.dtype == v.dtype and q.dtype in (jnp.float32, jnp.bfloat16)):
         return reference.bidirectional_attention(q, k, v, segment_ids, window, scale)
     ids = None if segment_ids is None else jax.lax.stop_gradient(segment_ids)
-    return _attend(q, k, v, ids, window, scale)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    segment_ids: jax.Array | None,
-    window: int | None,
-    scale: float,
-) -> jax.Array:
-    return _call(q, k, v, segment_ids, window, scale)
+    out: jax.Array = derivatives.with_gradient(
+        _call, reference.bidirectional_attention, (q, k, v, ids), (window, scale)
+    )
+    return out
 
 
 def _call(
@@ -59,36 +48,3 @@ def _call(
         scale=np.float32(scale),
     )
     return out
-
-
-_Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
-
-
-def _forward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    segment_ids: jax.Array | None,
-    window: int | None,
-    scale: float,
-) -> tuple[jax.Array, _Kept]:
-    kept = (q, k, v, segment_ids)
-    out: jax.Array = derivatives.call(
-        _call, reference.bidirectional_attention, kept, (window, scale)
-    )
-    return out, kept
-
-
-def _backward(
-    window: int | None, scale: float, kept: _Kept, cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    *arrays, segment_ids = kept
-
-    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return reference.bidirectional_attention(q, k, v, segment_ids, window, scale)
-
-    _, pull_back = jax.vjp(attend, *arrays)
-    return *pull_back(cotangent), None
-
-
-_attend.defvjp(_forward, _backward)

@@ -89,8 +89,9 @@ def causal_attention(
         raise ValueError(f"there is a sink for each of the {N} query heads, got {sinks.shape}")
     check_scores(window, chunk, softcap)
     options = reference.Options(window, float(H**-0.5 if scale is None else scale), softcap, chunk)
+    operands = reference.Operands(q, k, v, sinks, segment_ids)
     if first_query is not None:
         some = find_implementation("causal_attention of some queries", OF_SOME_QUERIES, backend)
-        return some(q, k, v, sinks, segment_ids, first_query, options)
+        return some(operands, first_query, options)
     run = find_implementation("causal_attention", IMPLEMENTATIONS, backend)
-    return run(q, k, v, sinks, segment_ids, options)
+    return run(operands, options)

@@ -13,25 +13,19 @@ import jax.numpy as jnp
 
 from flaxen.attention_kernels.causal_attention import reference
 from flaxen.attention_kernels.causal_attention.chunks import chunk_segments
-from flaxen.attention_kernels.causal_attention.reference import Options
+from flaxen.attention_kernels.causal_attention.reference import Operands, Options
 
 _MAX_HEAD_DIM = 128  # the largest with gradients on every GPU since Ampere
 
 
-def causal_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    sinks: jax.Array | None,
-    segment_ids: jax.Array | None,
-    options: Options,
-) -> jax.Array:
+def causal_attention(operands: Operands, options: Options) -> jax.Array:
     """See flaxen.kernels.causal_attention.causal_attention. cuDNN has neither sinks nor values of
     another size than keys.
     """
+    q, k, v, sinks, segment_ids = operands
     is_plain = sinks is None and k.shape == v.shape
     if not is_plain or not suits_cudnn(q.shape, q.dtype, options, is_cuda=_is_cuda()):
-        return reference.causal_attention(q, k, v, sinks, segment_ids, options)
+        return reference.causal_attention(operands, options)
     segment_ids = chunk_segments(segment_ids, q.shape[:2], options.chunk)
     return by_library(q, k, v, segment_ids, options, "cudnn")
 

@@ -16,6 +16,16 @@ from flaxen.attention_kernels.mask import sees
 _BLOCK = 128  # queries whose scores are in memory at once
 
 
+class Operands(NamedTuple):
+    """The arrays, as `causal_attention` of the package has them."""
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    sinks: jax.Array | None = None
+    segment_ids: jax.Array | None = None
+
+
 class Options(NamedTuple):
     """Options that are the same for all tokens."""
 
@@ -25,16 +35,9 @@ class Options(NamedTuple):
     chunk: int | None = None
 
 
-def causal_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    sinks: jax.Array | None,
-    segment_ids: jax.Array | None,
-    options: Options,
-    first: jax.Array | int = 0,
-) -> jax.Array:
-    """See flaxen.kernels.causal_attention.causal_attention; `first` is its first_query."""
+def causal_attention(operands: Operands, options: Options, first: jax.Array | int = 0) -> jax.Array:
+    """Like `causal_attention` of the package, whose first_query is `first`."""
+    q, k, v, sinks, segment_ids = operands
     B, T, N, H = q.shape
     K = k.shape[2]
     segment_ids = chunk_segments(segment_ids, k.shape[:2], options.chunk)
@@ -50,18 +53,12 @@ def causal_attention(
 
 
 def gradient(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    sinks: jax.Array | None,
-    segment_ids: jax.Array | None,
-    options: Options,
-    cotangent: jax.Array,
-    first: jax.Array | int = 0,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    operands: Operands, cotangent: jax.Array, options: Options, first: jax.Array | int = 0
+) -> Operands:
     """The gradients of q, k, v and the sinks: computes the scores again in float32, some queries at
     a time.
     """
+    q, k, v, sinks, segment_ids = operands
     B, T, N, H = q.shape
     K, V = v.shape[2:]
     segment_ids = chunk_segments(segment_ids, k.shape[:2], options.chunk)
@@ -107,7 +104,7 @@ def gradient(
     (k_bar, v_bar, sinks_bar), q_bars = jax.lax.scan(step, zeros, tuple(xs))
     q_bar = q_bars.swapaxes(0, 1).reshape(B, num_blocks * block, N, H)[:, :T]
     bars = q_bar.astype(q.dtype), k_bar.astype(k.dtype), v_bar.astype(v.dtype)
-    return *bars, None if sinks is None else sinks_bar.astype(sinks.dtype)
+    return Operands(*bars, None if sinks is None else sinks_bar.astype(sinks.dtype))
 
 
 def _own_ids(

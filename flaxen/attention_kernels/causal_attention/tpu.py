@@ -15,7 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 from flaxen.attention_kernels.causal_attention import reference
 from flaxen.attention_kernels.causal_attention.chunks import chunk_segments
-from flaxen.attention_kernels.causal_attention.reference import Options
+from flaxen.attention_kernels.causal_attention.reference import Operands, Options
 from flaxen.kernels.interpret import by_platform
 
 _LANES = 128
@@ -27,21 +27,15 @@ def has_kernel(*dtypes: jnp.dtype) -> bool:
     return all(dtype == jnp.bfloat16 for dtype in dtypes)
 
 
-def causal_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    sinks: jax.Array | None,
-    segment_ids: jax.Array | None,
-    options: Options,
-) -> jax.Array:
+def causal_attention(operands: Operands, options: Options) -> jax.Array:
     """Like `reference.causal_attention`. On a CPU the kernel is interpreted.
 
     Rows and heads are padded to whole tiles of 128. The queries are scaled before they are
     multiplied, and rounded to bfloat16 once more.
     """
+    q, k, v, sinks, segment_ids = operands
     if not has_kernel(q.dtype, k.dtype, v.dtype):
-        return reference.causal_attention(q, k, v, sinks, segment_ids, options)
+        return reference.causal_attention(operands, options)
     B, T, V = *q.shape[:2], v.shape[3]
     segment_ids = chunk_segments(segment_ids, (B, T), options.chunk)
     ids = jnp.ones((B, T), jnp.int32) if segment_ids is None else segment_ids

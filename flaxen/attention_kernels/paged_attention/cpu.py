@@ -6,7 +6,6 @@ csrc/attention.inc.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -77,7 +76,11 @@ def paged_attention(
     check_scores(window, chunk, softcap)
     assert V is not None
     options = Options(window, chunk, float(H**-0.5 if scale is None else scale), softcap, V)
-    return _attend(q, k, v, pages, batch, sinks, options)
+    operands = _Operands(q, k, v, pages, batch, sinks)
+    out: tuple[jax.Array, jax.Array] = derivatives.with_gradient(
+        _call, _reference, (operands,), (options,)
+    )
+    return out
 
 
 class Options(NamedTuple):
@@ -90,28 +93,19 @@ class Options(NamedTuple):
     value_dim: int  # V
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array | None,
-    pages: jax.Array,
-    batch: PagedBatch,
-    sinks: jax.Array | None,
-    options: Options,
-) -> tuple[jax.Array, jax.Array]:
-    return _call(q, k, v, pages, batch, sinks, options)
+class _Operands(NamedTuple):
+    """The arrays, as `paged_attention` has them."""
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array | None
+    pages: jax.Array
+    batch: PagedBatch
+    sinks: jax.Array | None
 
 
-def _call(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array | None,
-    pages: jax.Array,
-    batch: PagedBatch,
-    sinks: jax.Array | None,
-    options: Options,
-) -> tuple[jax.Array, jax.Array]:
+def _call(operands: _Operands, options: Options) -> tuple[jax.Array, jax.Array]:
+    q, k, v, pages, batch, sinks = operands
     (T, N, H), (_, planes, K, words) = q.shape, pages.shape
     out = jax.ShapeDtypeStruct((T, N, options.value_dim), q.dtype)
     call = cpu_library.kernel(
@@ -135,55 +129,13 @@ def _call(
     return attended, new_pages
 
 
-_Kept = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array, PagedBatch, jax.Array | None]
-
-
-def _forward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array | None,
-    pages: jax.Array,
-    batch: PagedBatch,
-    sinks: jax.Array | None,
-    options: Options,
-) -> tuple[tuple[jax.Array, jax.Array], _Kept]:
+def _reference(operands: _Operands, options: Options) -> tuple[jax.Array, jax.Array]:
+    """The same by the reference, for derivatives."""
+    q, k, v, pages, batch, sinks = operands
     if is_scaled(pages.dtype):
         refuse_derivative(pages.dtype)
-    kept = (q, k, v, pages, batch, sinks)
-    outs: tuple[jax.Array, jax.Array] = derivatives.call(_call, _reference, kept, (options,))
-    return outs, kept
-
-
-def _reference(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array | None,
-    pages: jax.Array,
-    batch: PagedBatch,
-    sinks: jax.Array | None,
-    options: Options,
-) -> tuple[jax.Array, jax.Array]:
-    value_dim = 0 if v is None else v.shape[2]
-    cache = to_reference(pages, q.shape[2], value_dim)
+    cache = to_reference(pages, q.shape[2], 0 if v is None else v.shape[2])
     out, cache = reference.paged_attention(
         *(q, k, v, cache, batch), **options._asdict(), sinks=sinks
     )
     return out, from_reference(cache)
-
-
-def _backward(
-    options: Options, kept: _Kept, gradients: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array | None, ...]:
-    q, k, v, pages, batch, sinks = kept
-
-    def attend(
-        q: jax.Array, k: jax.Array, v: jax.Array | None, pages: jax.Array, sinks: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        return _reference(q, k, v, pages, batch, sinks, options)
-
-    _, pull_back = jax.vjp(attend, q, k, v, pages, sinks)
-    q_bar, k_bar, v_bar, pages_bar, sinks_bar = pull_back(gradients)
-    return q_bar, k_bar, v_bar, pages_bar, None, sinks_bar
-
-
-_attend.defvjp(_forward, _backward)

@@ -5,8 +5,6 @@ The kernel has float32 and bfloat16; the reference computes other dtypes.
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,12 +20,8 @@ def activation(x: Float[Array, "*B D"], name: str) -> Float[Array, "*B D"]:
     """See flaxen.kernels.activation.activation."""
     if x.dtype not in (jnp.float32, jnp.bfloat16):
         return reference.activation(x, name)
-    return _activation(x, name)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _activation(x: jax.Array, name: str) -> jax.Array:
-    return _call(x, name)
+    out: jax.Array = derivatives.with_gradient(_call, reference.activation, (x,), (name,))
+    return out
 
 
 def _call(x: jax.Array, name: str) -> jax.Array:
@@ -35,17 +29,3 @@ def _call(x: jax.Array, name: str) -> jax.Array:
     call = cpu_library.kernel("activation", shape, vmap_method="broadcast_all")
     out: jax.Array = call(x, kind=np.int64(_KINDS.index(name)))
     return out
-
-
-def _forward(x: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
-    out: jax.Array = derivatives.call(_call, reference.activation, (x,), (name,))
-    return out, x
-
-
-def _backward(name: str, x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    _, pull_back = jax.vjp(lambda x: reference.activation(x, name), x)
-    found: tuple[jax.Array] = pull_back(gradient)
-    return found
-
-
-_activation.defvjp(_forward, _backward)

@@ -5,8 +5,6 @@ The kernel has float32 and bfloat16; the reference computes other dtypes.
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,12 +20,10 @@ def layer_norm(
     """See flaxen.kernels.layer_norm.layer_norm."""
     if x.dtype not in (jnp.float32, jnp.bfloat16):
         return reference.layer_norm(x, weight, bias, eps)
-    return _layer_norm(x, weight, bias, float(eps))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _layer_norm(x: jax.Array, weight: jax.Array, bias: jax.Array | None, eps: float) -> jax.Array:
-    return _call(x, weight, bias, eps)
+    out: jax.Array = derivatives.with_gradient(
+        _call, reference.layer_norm, (x, weight, bias), (float(eps),)
+    )
+    return out
 
 
 def _call(x: jax.Array, weight: jax.Array, bias: jax.Array | None, eps: float) -> jax.Array:
@@ -38,23 +34,3 @@ def _call(x: jax.Array, weight: jax.Array, bias: jax.Array | None, eps: float) -
     vectors = [vector.astype(x.dtype) for vector in (weight, bias) if vector is not None]
     out: jax.Array = call(x, *vectors, eps=np.float32(eps))
     return out
-
-
-Kept = tuple[jax.Array, jax.Array, jax.Array | None]
-
-
-def _forward(
-    x: jax.Array, weight: jax.Array, bias: jax.Array | None, eps: float
-) -> tuple[jax.Array, Kept]:
-    args = (x, weight, bias)
-    out: jax.Array = derivatives.call(_call, reference.layer_norm, args, (eps,))
-    return out, args
-
-
-def _backward(eps: float, kept: Kept, gradient: jax.Array) -> Kept:
-    _, pull_back = jax.vjp(lambda x, w, b: reference.layer_norm(x, w, b, eps), *kept)
-    found: Kept = pull_back(gradient)
-    return found
-
-
-_layer_norm.defvjp(_forward, _backward)

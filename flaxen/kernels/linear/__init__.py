@@ -21,7 +21,7 @@ from flaxen.kernels.linear import cpu, gpu, gpu_invariant, ordered, reference, t
 from flaxen.kernels.linear.lora import LoraWeight, check_adapters
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.kernels.linear.quantized import QuantizedLinear
-from flaxen.kernels.linear.reference import AnyWeight, Weight
+from flaxen.kernels.linear.reference import AnyWeight, Operands, Options, Weight
 from flaxen.kernels.linear.weight import LinearWeight, unpack
 from flaxen.kernels.rms_norm import rms_norm
 
@@ -101,7 +101,8 @@ def linear(
     Raises:
       ValueError: the sizes do not match.
     """
-    (out,) = _linears(x, (weight,), (bias,), norm, residual, False, out_dtype, backend)
+    operands = Operands(x, (weight,), (bias,), residual=residual)
+    (out,) = _linears(operands, norm, backend, out_dtype=out_dtype)
     return out
 
 
@@ -125,7 +126,7 @@ def linears(
     Raises:
       ValueError: the sizes do not match.
     """
-    return _linears(x, weights, biases, norm, None, False, None, backend)
+    return _linears(Operands(x, weights, biases), norm, backend)
 
 
 def gated_linear(
@@ -152,7 +153,7 @@ def gated_linear(
     """
     if gate.shape != up.shape:
         raise ValueError(f"gate and up must have one shape, got {gate.shape} and {up.shape}")
-    (out,) = _linears(x, (gate, up), biases, norm, None, True, None, backend)
+    (out,) = _linears(Operands(x, (gate, up), biases), norm, backend, gated=True)
     return out
 
 
@@ -225,15 +226,14 @@ def transpose(weight: LinearWeight, *, backend: Backend) -> Weight:
 
 
 def _linears(
-    x: jax.Array,
-    weights: tuple[AnyWeight, ...],
-    biases: tuple[Bias, ...],
+    operands: Operands,
     norm: Norm | None,
-    residual: jax.Array | None,
-    gated: bool,
-    out_dtype: DTypeLike | None,
     backend: Backend,
+    *,
+    gated: bool = False,
+    out_dtype: DTypeLike | None = None,
 ) -> tuple[jax.Array, ...]:
+    x, weights, *_ = operands
     for weight in weights:
         if weight.shape[0] != x.shape[-1]:
             raise ValueError(
@@ -251,7 +251,7 @@ def _linears(
     if any(ordered.order_of(each) is not None for each in weights):
         normalize = partial(rms_norm, backend=backend)
         run = partial(ordered.linears, run, normalize)
-    return run(x, weights, biases, scale, residual, eps, gated, dtype)
+    return run(operands._replace(norm=scale), Options(dtype, eps, gated))
 
 
 def _find(backend: Backend) -> LinearImplementation:

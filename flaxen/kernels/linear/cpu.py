@@ -16,40 +16,28 @@ from flaxen.kernels.linear import cpu_gradients, reference
 from flaxen.kernels.linear.cpu_repack import pack, transpose
 from flaxen.kernels.linear.lora import LoraWeight, add_adapters
 from flaxen.kernels.linear.packed import PackedLinear
-from flaxen.kernels.linear.reference import AnyWeight, Operand, Weight
+from flaxen.kernels.linear.reference import AnyWeight, Operands, Options, Weight
 from flaxen.kernels.rms_norm.cpu import rms_norm
 
 __all__ = ["embed", "linears", "pack", "transpose"]
 
 
-def linears(
-    x: jax.Array,
-    weights: tuple[AnyWeight, ...],
-    biases: tuple[Operand, ...],
-    norm: Operand,
-    residual: Operand,
-    eps: float,
-    gated: bool,
-    out_dtype: jnp.dtype,
-) -> tuple[jax.Array, ...]:
+def linears(operands: Operands, options: Options) -> tuple[jax.Array, ...]:
     """Like `reference.linears`; either all weights are packed, or none."""
-    if not isinstance(_base(weights[0]), PackedLinear):
-        h = x if norm is None else rms_norm(x, norm, eps)
-        return reference.linears(h, weights, biases, None, residual, eps, gated, out_dtype)
-    if any(isinstance(weight, LoraWeight) and weight.dropout for weight in weights):
-        h = x if norm is None else rms_norm(x, norm, eps)
-        return _with_dropout(h, weights, biases, residual, gated, out_dtype)
+    x, weights, _, norm, residual = operands
+    is_packed = isinstance(_base(weights[0]), PackedLinear)
+    has_dropout = any(isinstance(weight, LoraWeight) and weight.dropout for weight in weights)
+    if not is_packed or has_dropout:
+        h = x if norm is None else rms_norm(x, norm, options.eps)
+        run = _with_dropout if is_packed else reference.linears
+        return run(operands._replace(x=h, norm=None), options)
     rows = math.prod(x.shape[:-1])
-    outs = cpu_gradients.linears(
-        x.reshape(rows, x.shape[-1]),
-        tuple(_by_row(weight, rows) for weight in weights),
-        biases,
-        norm,
-        None if residual is None else residual.reshape(rows, residual.shape[-1]),
-        eps,
-        gated,
-        out_dtype,
+    flat = operands._replace(
+        x=x.reshape(rows, x.shape[-1]),
+        weights=tuple(_by_row(weight, rows) for weight in weights),
+        residual=None if residual is None else residual.reshape(rows, residual.shape[-1]),
     )
+    outs = cpu_gradients.linears(flat, options)
     return tuple(out.reshape(*x.shape[:-1], out.shape[-1]) for out in outs)
 
 
@@ -71,25 +59,18 @@ def _by_row(weight: AnyWeight, rows: int) -> PackedLinear | LoraWeight:
     return weight
 
 
-def _with_dropout(
-    h: jax.Array,
-    weights: tuple[AnyWeight, ...],
-    biases: tuple[Operand, ...],
-    residual: Operand,
-    gated: bool,
-    out_dtype: jnp.dtype,
-) -> tuple[jax.Array, ...]:
+def _with_dropout(operands: Operands, options: Options) -> tuple[jax.Array, ...]:
     """The base layers, then their adapters, then the other fused operations, in float32, rounded
     once.
     """
-    bases = tuple(_base(weight) for weight in weights)
-    wide = jnp.dtype(jnp.float32)
-    outs = list(linears(h, bases, biases, None, None, 0.0, False, wide))
+    h, weights, biases, _, residual = operands
+    bases = Operands(h, tuple(_base(weight) for weight in weights), biases)
+    outs = list(linears(bases, Options(jnp.dtype(jnp.float32))))
     for index, weight in enumerate(weights):
         if isinstance(weight, LoraWeight):
             outs[index] = add_adapters(h, outs[index], weight)
-    if gated:
+    if options.gated:
         outs = [jax.nn.silu(outs[0]) * outs[1]]
     if residual is not None:
         outs = [outs[0] + residual.astype(jnp.float32)]
-    return tuple(out.astype(out_dtype) for out in outs)
+    return tuple(out.astype(options.out_dtype) for out in outs)

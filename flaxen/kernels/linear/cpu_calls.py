@@ -15,42 +15,33 @@ from flaxen.kernels import cpu_library
 from flaxen.kernels.linear.cpu_repack import weight_fields, weight_leaves
 from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.packed import PackedLinear
-
-Operand = jax.Array | None
-Weights = tuple[PackedLinear | LoraWeight, ...]  # packed weights, perhaps with adapters
+from flaxen.kernels.linear.reference import AnyWeight, Operand, Operands, Options
 
 
 def linears(
-    x: jax.Array,
-    weights: Weights,
-    biases: tuple[Operand, ...],
-    norm: Operand,
-    residual: Operand,
-    eps: float,
-    gated: bool,
-    out_dtype: jnp.dtype,
-    *,
-    keeps_gate: bool = False,
+    operands: Operands, options: Options, *, keeps_gate: bool = False
 ) -> tuple[jax.Array, ...]:
     """Like `reference.linears`, over rows x [T, I]; adapter ids are [T].
 
     The residual may be float32 for any x. Has no gradient; `keeps_gate` also returns gate and up
     before they are multiplied, which the gradient needs.
     """
+    x, weights, biases, norm, residual = operands
+    out_dtype, eps, gated = options
     assert gated or not keeps_gate
     outs = (weights[:1] if gated else weights) + (weights if keeps_gate else ())
-    operands: list[jax.Array] = [x]
-    operands += [each for each in (norm, residual) if each is not None]
+    arrays: list[jax.Array] = [x]
+    arrays += [each for each in (norm, residual) if each is not None]
     fields: list[int] = []
     for weight, bias in zip(weights, biases, strict=True):
-        operands += _leaves(weight, bias)
+        arrays += _leaves(weight, bias)
         fields += _fields(weight, bias)
     call = cpu_library.kernel(
         "linear",
         [jax.ShapeDtypeStruct((x.shape[0], weight.shape[1]), out_dtype) for weight in outs],
     )
     results: Sequence[jax.Array] = call(
-        *operands,
+        *arrays,
         weights=np.array(fields, np.int64),
         has_norm=np.bool_(norm is not None),
         has_residual=np.bool_(residual is not None),
@@ -94,18 +85,23 @@ def lora_gradient(
     return a_bar, b_bar, scales_bar
 
 
-def _leaves(weight: PackedLinear | LoraWeight, bias: Operand) -> list[jax.Array]:
+def _leaves(weight: AnyWeight, bias: Operand) -> list[jax.Array]:
     biases = [] if bias is None else [bias]
+    adapters: list[jax.Array] = []
     if isinstance(weight, LoraWeight):
-        assert isinstance(weight.base, PackedLinear)
         adapters = [weight.a, weight.b, weight.scales, weight.ids]
-        return weight_leaves(weight.base) + biases + adapters
-    return weight_leaves(weight) + biases
+    return weight_leaves(packed_base(weight)) + biases + adapters
 
 
-def _fields(weight: PackedLinear | LoraWeight, bias: Operand) -> list[int]:
+def _fields(weight: AnyWeight, bias: Operand) -> list[int]:
+    adapters = [0, 0]
     if isinstance(weight, LoraWeight):
-        assert isinstance(weight.base, PackedLinear)
         adapters = [weight.a.shape[0], weight.a.shape[2]]
-        return [*weight_fields(weight.base)[:-3], int(bias is not None), *adapters]
-    return [*weight_fields(weight)[:-3], int(bias is not None), 0, 0]
+    return [*weight_fields(packed_base(weight))[:-3], int(bias is not None), *adapters]
+
+
+def packed_base(weight: AnyWeight) -> PackedLinear:
+    """A packed weight, without the adapters that it may have."""
+    base = weight.base if isinstance(weight, LoraWeight) else weight
+    assert isinstance(base, PackedLinear)
+    return base

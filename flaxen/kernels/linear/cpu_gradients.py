@@ -16,77 +16,49 @@ import jax.numpy as jnp
 
 from flaxen.kernels import derivatives
 from flaxen.kernels.linear import cpu_calls, reference
-from flaxen.kernels.linear.cpu_calls import Operand, Weights
+from flaxen.kernels.linear.cpu_calls import packed_base
 from flaxen.kernels.linear.cpu_repack import pack_differentiated, transpose_differentiated
 from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.packed import PackedLinear, unpack
+from flaxen.kernels.linear.reference import AnyWeight, Operands, Options
 from flaxen.kernels.rms_norm import reference as norm_reference
 from flaxen.kernels.rms_norm.cpu import differentiated as rms_norm
 
-_Saved = tuple[jax.Array, Weights, tuple[Operand, ...], Operand, Operand, tuple[jax.Array, ...]]
+# What the backward pass needs: the operands, and gate and up of a gated layer.
+_Saved = tuple[Operands, tuple[jax.Array, ...]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def linears(
-    x: jax.Array,
-    weights: Weights,
-    biases: tuple[Operand, ...],
-    norm: Operand,
-    residual: Operand,
-    eps: float,
-    gated: bool,
-    out_dtype: jnp.dtype,
-) -> tuple[jax.Array, ...]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def linears(operands: Operands, options: Options) -> tuple[jax.Array, ...]:
     """Like `cpu_calls.linears`, with gradients."""
-    return cpu_calls.linears(x, weights, biases, norm, residual, eps, gated, out_dtype)
+    return cpu_calls.linears(operands, options)
 
 
-def _forward(
-    x: jax.Array,
-    weights: Weights,
-    biases: tuple[Operand, ...],
-    norm: Operand,
-    residual: Operand,
-    eps: float,
-    gated: bool,
-    out_dtype: jnp.dtype,
-) -> tuple[tuple[jax.Array, ...], _Saved]:
-    outs = _differentiated(x, weights, biases, norm, residual, eps, gated, out_dtype)
-    num_outs = 1 if gated else len(weights)
-    return outs[:num_outs], (x, weights, biases, norm, residual, outs[num_outs:])
+def _forward(operands: Operands, options: Options) -> tuple[tuple[jax.Array, ...], _Saved]:
+    outs = _differentiated(operands, options)
+    num_outs = 1 if options.gated else len(operands.weights)
+    return outs[:num_outs], (operands, outs[num_outs:])
 
 
-def _differentiated(
-    x: jax.Array,
-    weights: Weights,
-    biases: tuple[Operand, ...],
-    norm: Operand,
-    residual: Operand,
-    eps: float,
-    gated: bool,
-    out_dtype: jnp.dtype,
-) -> tuple[jax.Array, ...]:
+def _differentiated(operands: Operands, options: Options) -> tuple[jax.Array, ...]:
     """Like `cpu_calls.linears` in a backward pass, differentiable again; keeps gate and up."""
     outs: tuple[jax.Array, ...] = derivatives.call(
-        functools.partial(cpu_calls.linears, keeps_gate=gated),
-        functools.partial(reference.linears, keeps_gate=gated),
-        (x, weights, biases, norm, residual),
-        (eps, gated, out_dtype),
+        functools.partial(cpu_calls.linears, keeps_gate=options.gated),
+        functools.partial(reference.linears, keeps_gate=options.gated),
+        (operands,),
+        (options,),
     )
     return outs
 
 
 def _backward(
-    eps: float,
-    gated: bool,
-    out_dtype: jnp.dtype,
-    saved: _Saved,
-    cotangents: tuple[jax.Array, ...],
-) -> tuple[object, ...]:
-    x, weights, biases, norm, residual, gate_and_up = saved
+    options: Options, saved: _Saved, cotangents: tuple[jax.Array, ...]
+) -> tuple[Operands]:
+    (x, weights, biases, norm, residual), gate_and_up = saved
+    eps = options.eps
     h = x if norm is None else rms_norm(x, norm, eps)
     outs_bar = [each.astype(x.dtype) for each in cotangents]
-    if gated:
+    if options.gated:
         gate, up = gate_and_up
         outs_bar = [each.astype(x.dtype) for each in _gate_gradients(gate, up, cotangents[0])]
     h_bar = _input_gradient(outs_bar, weights)
@@ -95,21 +67,18 @@ def _backward(
     if norm is not None:
         _, pull_back = jax.vjp(lambda x, weight: norm_reference.rms_norm(x, weight, eps), x, norm)
         x_bar, norm_bar = pull_back(h_bar)
-    return (
-        x_bar,
-        tuple(
-            _lora_gradient(h, each, out_bar)
-            if isinstance(each, LoraWeight)
-            else _weight_gradient(h, each, out_bar)
-            for each, out_bar in zip(weights, outs_bar, strict=True)
-        ),
-        tuple(
-            None if bias is None else jnp.sum(each.astype(jnp.float32), axis=0).astype(bias.dtype)
-            for bias, each in zip(biases, outs_bar, strict=True)
-        ),
-        norm_bar,
-        None if residual is None else cotangents[0].astype(residual.dtype),
+    weight_bars = tuple(
+        _lora_gradient(h, each, out_bar)
+        if isinstance(each, LoraWeight)
+        else _weight_gradient(h, packed_base(each), out_bar)
+        for each, out_bar in zip(weights, outs_bar, strict=True)
     )
+    bias_bars = tuple(
+        None if bias is None else jnp.sum(each.astype(jnp.float32), axis=0).astype(bias.dtype)
+        for bias, each in zip(biases, outs_bar, strict=True)
+    )
+    residual_bar = None if residual is None else cotangents[0].astype(residual.dtype)
+    return (Operands(x_bar, weight_bars, bias_bars, norm_bar, residual_bar),)
 
 
 linears.defvjp(_forward, _backward)
@@ -124,36 +93,30 @@ def _gate_gradients(
     return out_bar * up * share * (1 + gate * (1 - share)), out_bar * gate * share
 
 
-def _input_gradient(outs_bar: list[jax.Array], weights: Weights) -> jax.Array:
+def _input_gradient(outs_bar: list[jax.Array], weights: tuple[AnyWeight, ...]) -> jax.Array:
     """The sum of out_bar @ weight^T over the weights, in float32."""
     total = None
     for index, (out_bar, weight) in enumerate(zip(outs_bar, weights, strict=True)):
         is_last = index == len(weights) - 1
         dtype = out_bar.dtype if is_last else jnp.dtype(jnp.float32)
-        (total,) = _differentiated(
-            out_bar, (_transposed(weight),), (None,), None, total, 0.0, False, dtype
-        )
+        operands = Operands(out_bar, (_transposed(weight),), (None,), residual=total)
+        (total,) = _differentiated(operands, Options(dtype))
     assert total is not None
     return total
 
 
-def _transposed(weight: PackedLinear | LoraWeight) -> PackedLinear | LoraWeight:
+def _transposed(weight: AnyWeight) -> PackedLinear | LoraWeight:
+    base = transpose_differentiated(packed_base(weight))
     if not isinstance(weight, LoraWeight):
-        return transpose_differentiated(weight)
-    assert isinstance(weight.base, PackedLinear)
-    return dataclasses.replace(
-        weight,
-        base=transpose_differentiated(weight.base),
-        a=weight.b.swapaxes(1, 2),
-        b=weight.a.swapaxes(1, 2),
-    )
+        return base
+    a, b = weight.b.swapaxes(1, 2), weight.a.swapaxes(1, 2)
+    return dataclasses.replace(weight, base=base, a=a, b=b)
 
 
 def _weight_gradient(h: jax.Array, weight: PackedLinear, out_bar: jax.Array) -> PackedLinear:
     """h^T @ out_bar, packed like the weight."""
-    wide = jnp.dtype(jnp.float32)
-    packed = pack_differentiated(out_bar)
-    (found,) = _differentiated(h.T, (packed,), (None,), None, None, 0.0, False, wide)
+    operands = Operands(h.T, (pack_differentiated(out_bar),), (None,))
+    (found,) = _differentiated(operands, Options(jnp.dtype(jnp.float32)))
     if weight.scales is None:
         data = pack_differentiated(found.astype(weight.data.dtype)).data
         return dataclasses.replace(weight, data=data)
@@ -167,13 +130,12 @@ def _weight_gradient(h: jax.Array, weight: PackedLinear, out_bar: jax.Array) -> 
 
 def _lora_gradient(h: jax.Array, weight: LoraWeight, out_bar: jax.Array) -> LoraWeight:
     """The gradients for the base weight, a, b and scales."""
-    assert isinstance(weight.base, PackedLinear)
     a_bar, b_bar, scales_bar = derivatives.call(
         cpu_calls.lora_gradient, reference.lora_gradient, (h, out_bar, weight)
     )
     return dataclasses.replace(
         weight,
-        base=_weight_gradient(h, weight.base, out_bar),
+        base=_weight_gradient(h, packed_base(weight), out_bar),
         a=a_bar,
         b=b_bar,
         scales=scales_bar,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.kernels.linear.lora import LoraWeight
-from flaxen.kernels.linear.reference import AnyWeight, Operand
+from flaxen.kernels.linear.reference import AnyWeight, Operands, Options
 from flaxen.kernels.linear.weight import LinearWeight
 
 Linears = Callable[..., tuple[jax.Array, ...]]  # like `reference.linears`
@@ -28,34 +28,30 @@ def order_of(weight: AnyWeight) -> jax.Array | None:
 def linears(
     run: Linears,
     normalize: Callable[[jax.Array, jax.Array, float], jax.Array],
-    x: jax.Array,
-    weights: tuple[AnyWeight, ...],
-    biases: tuple[Operand, ...],
-    norm: Operand,
-    residual: Operand,
-    eps: float,
-    gated: bool,
-    out_dtype: jnp.dtype,
+    operands: Operands,
+    options: Options,
 ) -> tuple[jax.Array, ...]:
     """Like `reference.linears`.
 
     Args:
       run: the backend's, for weights whose inputs are in order.
       normalize: the backend's RMS norm.
-      x: and the others: as in `reference.linears`.
+      operands: as in `reference.linears`.
+      options: the same.
     """
-    h = x if norm is None else normalize(x, norm, eps)
-    wide = jnp.dtype(jnp.float32)
+    x, weights, biases, norm, residual = operands
+    h = x if norm is None else normalize(x, norm, options.eps)
+    wide = Options(jnp.dtype(jnp.float32))
     outs: list[jax.Array] = []
     for weight, bias in zip(weights, biases, strict=True):
         order = order_of(weight)
         rows = h if order is None else jnp.take(h, order, axis=-1)
-        outs += run(rows, (_in_order(weight),), (bias,), None, None, 0.0, False, wide)
-    if gated:
+        outs += run(Operands(rows, (_in_order(weight),), (bias,)), wide)
+    if options.gated:
         outs = [jax.nn.silu(outs[0]) * outs[1]]
     if residual is not None:
         outs[0] = outs[0] + residual.astype(jnp.float32)
-    return tuple(out.astype(out_dtype) for out in outs)
+    return tuple(out.astype(options.out_dtype) for out in outs)
 
 
 def _in_order(weight: AnyWeight) -> AnyWeight:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +27,27 @@ Dot = Callable[[jax.Array, jax.Array], jax.Array]
 __all__ = ["dot", "embed", "linears", "lora_gradient", "pack", "transpose", "unembed"]
 
 
+class Operands(NamedTuple):
+    """The arrays of linear layers with one input."""
+
+    x: jax.Array  # [..., I]
+    weights: tuple[AnyWeight, ...]  # each [I, O]
+    biases: tuple[Operand, ...]  # [O] or None, one for each weight
+    norm: Operand = None  # [I], the weight of an RMS norm over x; None for none
+    residual: Operand = None  # [..., O], added to the output of the only weight; None for none
+
+
+class Options(NamedTuple):
+    """Options of linear layers with one input."""
+
+    out_dtype: jnp.dtype  # of the outputs
+    eps: float = 0.0  # the norm's epsilon
+    gated: bool = False  # the two weights are gate and up, with one output
+
+
 def linears(
-    x: jax.Array,
-    weights: tuple[AnyWeight, ...],
-    biases: tuple[Operand, ...],
-    norm: Operand,
-    residual: Operand,
-    eps: float,
-    gated: bool,
-    out_dtype: jnp.dtype,
+    operands: Operands,
+    options: Options,
     *,
     keeps_gate: bool = False,
     multiply: Multiply = quantized.multiply,
@@ -46,14 +59,8 @@ def linears(
     Sums, adapters, gate and residual are float32, rounded once at the end.
 
     Args:
-      x: [..., I].
-      weights: each [I, O].
-      biases: [O] or None, one for each weight.
-      norm: [I], the weight of an RMS norm over x; None for none.
-      residual: [..., O], added to the output of the only weight; None for none.
-      eps: the norm's epsilon.
-      gated: the two weights are gate and up, with one output.
-      out_dtype: the dtype of the outputs.
+      operands: the arrays.
+      options: the same for all outputs.
       keeps_gate: a gated layer also returns gate and up, before they are multiplied.
       multiply: computes the product with a quantized weight, in float32.
       dot: computes the other products; None is the plain one.
@@ -62,17 +69,18 @@ def linears(
     Returns:
       [..., O] for each weight, or one if gated.
     """
-    h = x if norm is None else normalize(x, norm, eps)
+    x, weights, biases, norm, residual = operands
+    h = x if norm is None else normalize(x, norm, options.eps)
     outs = [
         _product(h, weight, bias, multiply, dot)
         for weight, bias in zip(weights, biases, strict=True)
     ]
-    if gated:
+    if options.gated:
         gate, up = outs
         outs = [jax.nn.silu(gate) * up, *(outs if keeps_gate else ())]
     if residual is not None:
         outs[0] = outs[0] + residual.astype(jnp.float32)
-    return tuple(out.astype(out_dtype) for out in outs)
+    return tuple(out.astype(options.out_dtype) for out in outs)
 
 
 def embed(table: LinearWeight, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:

@@ -5,8 +5,6 @@ The kernel has float32 and bfloat16; the reference computes other dtypes.
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,18 +18,16 @@ def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Fl
     """See flaxen.kernels.rms_norm.rms_norm."""
     if x.dtype not in (jnp.float32, jnp.bfloat16):
         return reference.rms_norm(x, weight, eps)
-    return _rms_norm(x, weight, float(eps))
+    out: jax.Array = derivatives.with_gradient(
+        _call, reference.rms_norm, (x, weight), (float(eps),)
+    )
+    return out
 
 
 def differentiated(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     """The same for use in a backward pass; differentiable again."""
     found: jax.Array = derivatives.call(_call, reference.rms_norm, (x, weight), (eps,))
     return found
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
-    return _call(x, weight, eps)
 
 
 def _call(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
@@ -41,20 +37,3 @@ def _call(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     )
     out: jax.Array = call(x, weight.astype(x.dtype), eps=np.float32(eps))
     return out
-
-
-def _forward(
-    x: jax.Array, weight: jax.Array, eps: float
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return differentiated(x, weight, eps), (x, weight)
-
-
-def _backward(
-    eps: float, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    _, pull_back = jax.vjp(lambda x, weight: reference.rms_norm(x, weight, eps), *kept)
-    found: tuple[jax.Array, jax.Array] = pull_back(gradient)
-    return found
-
-
-_rms_norm.defvjp(_forward, _backward)

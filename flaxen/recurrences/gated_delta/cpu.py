@@ -6,16 +6,15 @@ Deliberately does not know the algorithm: csrc/recurrence.inc.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.kernels import derivatives
 from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.recurrences.gated_delta import reference
 from flaxen.recurrences.gated_delta.reference import Gates
-from flaxen.recurrences.sequences import Segments, native, with_gradient
+from flaxen.recurrences.sequences import Segments, native
 
 
 def gated_delta(
@@ -30,12 +29,19 @@ def gated_delta(
     if q.dtype not in (jnp.float32, jnp.bfloat16):
         return reference.gated_delta(q, k, v, gates, states, batch)
     found: tuple[jax.Array, jax.Array | None]
-    found = with_gradient(_call, _reference, (q, k, v, gates, states), batch)
+    args = (q, k, v, gates, states, batch)
+    found = derivatives.with_gradient(_call, reference.gated_delta, args)
     return found
 
 
-def _call(args: Any, batch: PagedBatch | Segments) -> tuple[jax.Array, jax.Array | None]:
-    q, k, v, gates, states = args
+def _call(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    gates: Gates,
+    states: jax.Array | None,
+    batch: PagedBatch | Segments,
+) -> tuple[jax.Array, jax.Array | None]:
     k, v, a, b = (each.astype(q.dtype) for each in (k, v, gates.a, gates.b))
     a_log, dt_bias = (each.astype(jnp.float32) for each in (gates.a_log, gates.dt_bias))
     return native(
@@ -48,8 +54,3 @@ def _call(args: Any, batch: PagedBatch | Segments) -> tuple[jax.Array, jax.Array
         dt_min=np.float32(0),
         dt_max=np.float32(np.inf),
     )
-
-
-def _reference(args: Any, batch: PagedBatch | Segments) -> tuple[jax.Array, jax.Array | None]:
-    q, k, v, gates, states = args
-    return reference.gated_delta(q, k, v, gates, states, batch)

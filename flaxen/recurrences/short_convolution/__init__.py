@@ -63,4 +63,4 @@ def short_convolution(
         )
     check_states(states, state_shape(num_taps, num_channels), batch)
     run = find_implementation("short_convolution", IMPLEMENTATIONS, backend)
-    return run(x, weight, bias, states, batch, has_silu=has_silu)
+    return run(x, weight, bias, states, batch, has_silu)

@@ -6,15 +6,13 @@ Deliberately does not know the algorithm: csrc/short_convolution.inc.
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.kernels import derivatives
 from flaxen.kernels.paged_batch import PagedBatch
-from flaxen.recurrences.sequences import Segments, native, with_gradient
+from flaxen.recurrences.sequences import Segments, native
 from flaxen.recurrences.short_convolution import reference
 
 
@@ -24,22 +22,25 @@ def short_convolution(
     bias: jax.Array | None,
     states: jax.Array | None,
     batch: PagedBatch | Segments,
-    *,
     has_silu: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     """See flaxen.recurrences.short_convolution.short_convolution."""
     if x.dtype not in (jnp.float32, jnp.bfloat16):
-        return reference.short_convolution(x, weight, bias, states, batch, has_silu=has_silu)
-    kernel, by_reference = (functools.partial(run, has_silu) for run in (_call, _reference))
+        return reference.short_convolution(x, weight, bias, states, batch, has_silu)
     found: tuple[jax.Array, jax.Array | None]
-    found = with_gradient(kernel, by_reference, (x, weight, bias, states), batch)
+    args = (x, weight, bias, states, batch)
+    found = derivatives.with_gradient(_call, reference.short_convolution, args, (has_silu,))
     return found
 
 
 def _call(
-    has_silu: bool, args: Any, batch: PagedBatch | Segments
+    x: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    states: jax.Array | None,
+    batch: PagedBatch | Segments,
+    has_silu: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
-    x, weight, bias, states = args
     vectors = [each.astype(jnp.float32) for each in (weight, bias) if each is not None]
     return native(
         "short_convolution",
@@ -50,10 +51,3 @@ def _call(
         has_bias=np.bool_(bias is not None),
         is_silu=np.bool_(has_silu),
     )
-
-
-def _reference(
-    has_silu: bool, args: Any, batch: PagedBatch | Segments
-) -> tuple[jax.Array, jax.Array | None]:
-    x, weight, bias, states = args
-    return reference.short_convolution(x, weight, bias, states, batch, has_silu=has_silu)

@@ -17,7 +17,6 @@ def short_convolution(
     bias: jax.Array | None,
     states: jax.Array | None,
     batch: PagedBatch | Segments,
-    *,
     has_silu: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     """See flaxen.recurrences.short_convolution.short_convolution."""

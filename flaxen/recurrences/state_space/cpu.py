@@ -6,15 +6,13 @@ Deliberately does not know the algorithm: csrc/recurrence.inc.
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.kernels import derivatives
 from flaxen.kernels.paged_batch import PagedBatch
-from flaxen.recurrences.sequences import Segments, native, with_gradient
+from flaxen.recurrences.sequences import Segments, native
 from flaxen.recurrences.state_space import reference
 from flaxen.recurrences.state_space.reference import Dynamics
 
@@ -31,16 +29,21 @@ def state_space(
     """See flaxen.recurrences.state_space.state_space."""
     if x.dtype not in (jnp.float32, jnp.bfloat16):
         return reference.state_space(x, b, c, dynamics, states, batch, dt_limit)
-    kernel, by_reference = (functools.partial(run, dt_limit) for run in (_call, _reference))
     found: tuple[jax.Array, jax.Array | None]
-    found = with_gradient(kernel, by_reference, (x, b, c, dynamics, states), batch)
+    args = (x, b, c, dynamics, states, batch)
+    found = derivatives.with_gradient(_call, reference.state_space, args, (dt_limit,))
     return found
 
 
 def _call(
-    dt_limit: tuple[float, float], args: Any, batch: PagedBatch | Segments
+    x: jax.Array,
+    b: jax.Array,
+    c: jax.Array,
+    dynamics: Dynamics,
+    states: jax.Array | None,
+    batch: PagedBatch | Segments,
+    dt_limit: tuple[float, float],
 ) -> tuple[jax.Array, jax.Array | None]:
-    x, b, c, dynamics, states = args
     b, c, dt = (each.astype(x.dtype) for each in (b, c, dynamics.dt))
     a_log, dt_bias, skip = (each.astype(jnp.float32) for each in dynamics[1:])
     return native(
@@ -53,10 +56,3 @@ def _call(
         dt_min=np.float32(dt_limit[0]),
         dt_max=np.float32(dt_limit[1]),
     )
-
-
-def _reference(
-    dt_limit: tuple[float, float], args: Any, batch: PagedBatch | Segments
-) -> tuple[jax.Array, jax.Array | None]:
-    x, b, c, dynamics, states = args
-    return reference.state_space(x, b, c, dynamics, states, batch, dt_limit)
