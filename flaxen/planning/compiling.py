@@ -46,7 +46,6 @@ def compile_for(
         temporary_bytes=memory.temp_size_in_bytes,
         code_bytes=memory.generated_code_size_in_bytes,
         num_operations=cost.get("flops"),
-        accessed_bytes=cost.get("bytes accessed"),
         seconds=seconds,
     )
     return found, read_collectives(compiled.as_text() or "", num_devices)

@@ -17,13 +17,7 @@ class Compiled:
     temporary_bytes: int
     code_bytes: int
     num_operations: float | None  # None: it does not say
-    accessed_bytes: float | None  # by its own count, which does not know how many pages are read
     seconds: float  # that it took to compile here
-
-    @property
-    def total_bytes(self) -> int:
-        """All that must be in memory while the program runs."""
-        return self.argument_bytes + self.output_bytes + self.temporary_bytes + self.code_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

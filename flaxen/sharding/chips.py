@@ -20,9 +20,7 @@ class Chip:
     hbm_bytes: int  # memory
     hbm_bandwidth: float  # bytes a second
     bf16_peak: float  # operations a second, a product and a sum being two
-    int8_peak: float | None  # operations a second; None: the table has no figure
     link_bandwidth: float  # bytes a second between chips, all links, both directions
-    fp8_peak: float | None = None  # operations a second; None: it has no fp8
     cores_per_device: int = 1  # TensorCores
 
 
@@ -36,7 +34,6 @@ CHIPS: Mapping[str, Chip] = {
             hbm_bytes=32 * _GIB,
             hbm_bandwidth=1200e9,
             bf16_peak=275e12,
-            int8_peak=275e12,
             link_bandwidth=600e9,
             cores_per_device=2,
         ),
@@ -45,7 +42,6 @@ CHIPS: Mapping[str, Chip] = {
             hbm_bytes=16 * _GIB,
             hbm_bandwidth=819e9,
             bf16_peak=197e12,
-            int8_peak=393e12,
             link_bandwidth=400e9,
         ),
         Chip(
@@ -53,7 +49,6 @@ CHIPS: Mapping[str, Chip] = {
             hbm_bytes=95 * _GIB,
             hbm_bandwidth=2765e9,
             bf16_peak=459e12,
-            int8_peak=918e12,
             link_bandwidth=1200e9,
             cores_per_device=2,
         ),
@@ -62,7 +57,6 @@ CHIPS: Mapping[str, Chip] = {
             hbm_bytes=32 * _GIB,
             hbm_bandwidth=1640e9,
             bf16_peak=918e12,
-            int8_peak=1836e12,
             link_bandwidth=800e9,
         ),
         Chip(
@@ -70,9 +64,7 @@ CHIPS: Mapping[str, Chip] = {
             hbm_bytes=96 * _GIB,
             hbm_bandwidth=3690e9,
             bf16_peak=1153.5e12,
-            int8_peak=None,  # only that of fp8 is published
             link_bandwidth=600e9,
-            fp8_peak=2307e12,
         ),
     )
 }

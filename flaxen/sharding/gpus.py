@@ -21,7 +21,6 @@ GPUS: Mapping[str, Chip] = {
             hbm_bytes=80 * _GIB,
             hbm_bandwidth=2039e9,
             bf16_peak=312e12,
-            int8_peak=624e12,
             link_bandwidth=600e9,
         ),
         # https://www.nvidia.com/en-us/data-center/h100/, SXM
@@ -30,8 +29,6 @@ GPUS: Mapping[str, Chip] = {
             hbm_bytes=80 * _GIB,
             hbm_bandwidth=3350e9,
             bf16_peak=989.4e12,
-            int8_peak=1978.9e12,
-            fp8_peak=1978.9e12,
             link_bandwidth=900e9,
         ),
         # https://www.nvidia.com/en-us/data-center/h200/, SXM
@@ -40,8 +37,6 @@ GPUS: Mapping[str, Chip] = {
             hbm_bytes=141 * _GIB,
             hbm_bandwidth=4800e9,
             bf16_peak=989.4e12,
-            int8_peak=1978.9e12,
-            fp8_peak=1978.9e12,
             link_bandwidth=900e9,
         ),
         # https://www.amd.com/en/products/accelerators/instinct/mi300/mi300x.html; seven links of
@@ -51,8 +46,6 @@ GPUS: Mapping[str, Chip] = {
             hbm_bytes=192 * _GIB,
             hbm_bandwidth=5300e9,
             bf16_peak=1307.4e12,
-            int8_peak=2614.9e12,
-            fp8_peak=2614.9e12,
             link_bandwidth=896e9,
         ),
     )

@@ -14,7 +14,6 @@ CHIP = Chip(
     hbm_bytes=1000,
     hbm_bandwidth=100.0,
     bf16_peak=1000.0,
-    int8_peak=None,
     link_bandwidth=20.0,
 )
 SUM = Collective(kind="all-reduce", num_devices=2, count=1, num_bytes=30)

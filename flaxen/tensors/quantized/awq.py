@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flaxen.tensors.quantized.integers import Integers, IntegerWeight, integer_tensor
-from flaxen.tensors.quantized.modules import Parts, by_module, named, need
+from flaxen.tensors.quantized.modules import Parts, combined, named, need
 from flaxen.tensors.quantized.outputs_last import ROW_UNIT, read_columns, read_words
 from flaxen.tensors.quantized.words32 import unpack_words
 from flaxen.tensors.tensor import StoredTensor
@@ -50,14 +50,11 @@ def combine(
     Raises:
       ValueError: a tensor is missing, or does not fit to the weight.
     """
-    found: dict[str, StoredTensor] = {}
-    for module, parts in by_module(tensors).items():
-        if "qweight" in parts:
-            found[named(module, "weight")] = _weight(module, parts, _group(fields))
-        for name, tensor in parts.items():
-            if "qweight" not in parts or name not in _USED:
-                found[named(module, name)] = tensor
-    return found
+
+    def make(module: str, parts: Parts) -> StoredTensor | None:
+        return _weight(module, parts, _group(fields)) if "qweight" in parts else None
+
+    return combined(tensors, make, _USED)
 
 
 def _bits(fields: Mapping[str, Any]) -> Any:

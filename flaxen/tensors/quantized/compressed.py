@@ -16,7 +16,7 @@ from flaxen.tensors.quantized import floats
 from flaxen.tensors.quantized.integers import Integers, IntegerWeight, integer_tensor
 from flaxen.tensors.quantized.modules import (
     Parts,
-    by_module,
+    combined,
     input_order,
     is_named,
     named,
@@ -81,15 +81,13 @@ def combine(
       ValueError: a tensor is missing, or does not fit to the weight or its scheme.
     """
     schemes = _schemes(fields)
-    found: dict[str, StoredTensor] = {}
-    for module, parts in by_module(tensors).items():
-        is_quantized = _PACKED in parts or "weight_scale" in parts
-        if is_quantized:
-            found[named(module, _PLAIN)] = _weight(module, parts, _scheme_of(module, schemes))
-        for name, tensor in parts.items():
-            if name not in _OF_ACTIVATIONS and not (is_quantized and name in {*_USED, _PLAIN}):
-                found[named(module, name)] = tensor
-    return found
+
+    def make(module: str, parts: Parts) -> StoredTensor | None:
+        if _PACKED not in parts and "weight_scale" not in parts:
+            return None
+        return _weight(module, parts, _scheme_of(module, schemes))
+
+    return combined(tensors, make, {*_USED, _PLAIN}, _OF_ACTIVATIONS)
 
 
 def _check_format(name: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flaxen.tensors.quantized.floats import float8_tensor
-from flaxen.tensors.quantized.modules import by_module, named
+from flaxen.tensors.quantized.modules import Parts, combined
 from flaxen.tensors.tensor import StoredTensor
 
 _SCALES = ("weight_scale_inv", "weight_scale")
@@ -56,17 +56,15 @@ def combine(
       ValueError: a tensor is missing, or does not fit to the weight.
     """
     block = _block(fields)
-    found: dict[str, StoredTensor] = {}
-    for module, parts in by_module(tensors).items():
+
+    def make(module: str, parts: Parts) -> StoredTensor | None:
         stored = parts.get("weight")
-        is_quantized = stored is not None and stored.dtype == "F8_E4M3"
-        if is_quantized:
-            name = next((each for each in _SCALES if each in parts), _SCALES[block is None])
-            found[named(module, "weight")] = float8_tensor(module, parts, name, block)
-        for name, tensor in parts.items():
-            if name not in _OF_ACTIVATIONS and not (is_quantized and name in {"weight", *_SCALES}):
-                found[named(module, name)] = tensor
-    return found
+        if stored is None or stored.dtype != "F8_E4M3":
+            return None
+        name = next((each for each in _SCALES if each in parts), _SCALES[block is None])
+        return float8_tensor(module, parts, name, block)
+
+    return combined(tensors, make, {"weight", *_SCALES}, _OF_ACTIVATIONS)
 
 
 def _block(fields: Mapping[str, Any]) -> tuple[int, int] | None:

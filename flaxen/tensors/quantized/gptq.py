@@ -15,7 +15,7 @@ import numpy as np
 from flaxen.tensors.quantized.integers import Integers, IntegerWeight, integer_tensor
 from flaxen.tensors.quantized.modules import (
     Parts,
-    by_module,
+    combined,
     input_order,
     named,
     need,
@@ -59,14 +59,11 @@ def combine(
       ValueError: a tensor is missing, or does not fit to the weight.
     """
     settings = _settings(fields)
-    found: dict[str, StoredTensor] = {}
-    for module, parts in by_module(tensors).items():
-        if "qweight" in parts:
-            found[named(module, "weight")] = _weight(module, parts, settings)
-        for name, tensor in parts.items():
-            if "qweight" not in parts or name not in _USED:
-                found[named(module, name)] = tensor
-    return found
+
+    def make(module: str, parts: Parts) -> StoredTensor | None:
+        return _weight(module, parts, settings) if "qweight" in parts else None
+
+    return combined(tensors, make, _USED)
 
 
 def _settings(fields: Mapping[str, Any]) -> _Settings:

@@ -6,7 +6,7 @@ Deliberately does not know formats.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -15,12 +15,32 @@ from flaxen.tensors.tensor import StoredTensor
 Parts = Mapping[str, StoredTensor]  # a module's tensors by the last part of their names
 
 
-def by_module(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredTensor]]:
-    """The tensors of each module, by the last part of their names."""
-    found: dict[str, dict[str, StoredTensor]] = {}
+def combined(
+    tensors: Mapping[str, StoredTensor],
+    make: Callable[[str, Parts], StoredTensor | None],
+    used: Collection[str],
+    ignored: Collection[str] = (),
+) -> dict[str, StoredTensor]:
+    """One tensor, `weight`, of each quantized weight's; others are unchanged.
+
+    Args:
+      tensors: the checkpoint's.
+      make: makes the weight of a module's name and tensors; None if it is not quantized.
+      used: the parts of which a quantized weight is made.
+      ignored: parts that no weight needs.
+    """
+    modules: dict[str, dict[str, StoredTensor]] = {}
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
-        found.setdefault(module, {})[part] = tensor
+        modules.setdefault(module, {})[part] = tensor
+    found: dict[str, StoredTensor] = {}
+    for module, parts in modules.items():
+        weight = make(module, parts)
+        if weight is not None:
+            found[named(module, "weight")] = weight
+        for part, tensor in parts.items():
+            if part not in ignored and (weight is None or part not in used):
+                found[named(module, part)] = tensor
     return found
 
 
