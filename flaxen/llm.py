@@ -79,7 +79,7 @@ class LLM:
     ) -> None:
         choose_compile_cache(compile_cache, os.environ)
         if adapter is not None and lora is None:
-            lora = LoraLimits(max_loras=1, max_lora_rank=_rank(adapter))
+            lora = LoraLimits(max_loras=1, max_lora_rank=highest_rank(adapter))
         definition = model if isinstance(model, Definition) else None
         name = definition.name if definition is not None else str(model)
         args = EngineArgs(model=name, **engine_args)
@@ -292,10 +292,3 @@ class LLM:
             new_id=lambda: f"llm-{next(self._ids)}",
             run=run,
         )
-
-
-def _rank(adapter: Adapter | str | Path) -> int:
-    """The rank of an adapter, before the model is there to read it for."""
-    if isinstance(adapter, Adapter):
-        return adapter.config.rank
-    return highest_rank(Path(os.path.expanduser(adapter)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from flaxen.api_description.answers import EVENT_STREAM, NAMED_EVENTS
 from flaxen.api_description.bodies import BLOCK_MESSAGES, CHATS, Schemas
@@ -63,6 +64,7 @@ def _streamed(name: str) -> Mapping[str, Schema]:
 def make_operations(schemas: Schemas) -> dict[Route, Operation]:
     """All routes that a server may have, by method and path as they are in its table."""
     found = {
+        **_messages(schemas),
         **_generating(schemas),
         **_responses(schemas),
         **_pooling(schemas),
@@ -74,6 +76,27 @@ def make_operations(schemas: Schemas) -> dict[Route, Operation]:
     return found | {alias: found[route] for alias, route in ALIASES.items()}
 
 
+def _generates(
+    summary: str, body: Schema, answers: Mapping[str, Schema], error: str = "Error"
+) -> Operation:
+    return Operation(summary=summary, body=body, answers=answers, errors=ENGINE_ERRORS, error=error)
+
+
+def _messages(schemas: Schemas) -> dict[Route, Operation]:
+    given: Any = {"without_effect": messages.WITHOUT_EFFECT, "forms": {"messages": BLOCK_MESSAGES}}
+    counted = schemas.body(messages.PromptBody, **given)
+    answered = schemas.body(messages.PromptBody, messages.AnswerBody, **given)
+    answers = {JSON: ref("Message"), EVENTS: NAMED_EVENTS}
+    return {
+        ("POST", "/v1/messages"): _generates(
+            "Answers messages in blocks.", answered, answers, "MessagesError"
+        ),
+        ("POST", "/v1/messages/count_tokens"): _generates(
+            "Counts the tokens of messages.", counted, json_of("CountedTokens"), "MessagesError"
+        ),
+    }
+
+
 def _generating(schemas: Schemas) -> dict[Route, Operation]:
     completion = schemas.body(CommonBody, CompletionBody, without_effect=without_effect.COMPLETION)
     chat = schemas.body(CommonBody, ChatBody, without_effect=without_effect.CHAT)
@@ -83,66 +106,42 @@ def _generating(schemas: Schemas) -> dict[Route, Operation]:
     tokens = schemas.body(CommonBody, generate.GenerateBody, without_effect=generate.WITHOUT_EFFECT)
     tokens = schemas.nested(generate.OUTER, generate.SAMPLING, tokens)
 
-    def operation(
-        summary: str, body: Schema, answers: Mapping[str, Schema], error: str = "Error"
-    ) -> Operation:
-        return Operation(
-            summary=summary, body=body, answers=answers, errors=ENGINE_ERRORS, error=error
-        )
-
     rendered = ref("RenderedRequest")
-    turns = {"messages": BLOCK_MESSAGES}
-    counted = schemas.body(messages.PromptBody, without_effect=messages.WITHOUT_EFFECT, forms=turns)
-    answered = schemas.body(
-        messages.PromptBody,
-        messages.AnswerBody,
-        without_effect=messages.WITHOUT_EFFECT,
-        forms=turns,
-    )
     return {
-        ("POST", "/v1/messages"): operation(
-            "Answers messages in blocks.",
-            answered,
-            {JSON: ref("Message"), EVENTS: NAMED_EVENTS},
-            "MessagesError",
-        ),
-        ("POST", "/v1/messages/count_tokens"): operation(
-            "Counts the tokens of messages.", counted, json_of("CountedTokens"), "MessagesError"
-        ),
-        ("POST", "/v1/completions"): operation(
+        ("POST", "/v1/completions"): _generates(
             "Continues prompts.", completion, _streamed("Completion")
         ),
-        ("POST", "/v1/chat/completions"): operation(
+        ("POST", "/v1/chat/completions"): _generates(
             "Answers messages.", chat, _streamed("ChatCompletion")
         ),
-        ("POST", "/v1/chat/completions/batch"): operation(
+        ("POST", "/v1/chat/completions/batch"): _generates(
             "Answers several chats, with a choice for each.", chats, {JSON: ref("ChatCompletion")}
         ),
-        ("POST", "/v1/completions/render"): operation(
+        ("POST", "/v1/completions/render"): _generates(
             "The token ids of prompts.", completion, {JSON: {"type": "array", "items": rendered}}
         ),
-        ("POST", "/v1/chat/completions/render"): operation(
+        ("POST", "/v1/chat/completions/render"): _generates(
             "The token ids of messages.", chat, {JSON: rendered}
         ),
-        ("POST", "/v1/completions/derender"): operation(
+        ("POST", "/v1/completions/derender"): _generates(
             "Prompts' answers, of generated tokens.",
             schemas.body(DerenderBody),
             {JSON: {"type": "object"}},
         ),
-        ("POST", "/v1/chat/completions/derender"): operation(
+        ("POST", "/v1/chat/completions/derender"): _generates(
             "A chat's answer, of generated tokens.",
             schemas.body(DerenderChatBody),
             {JSON: {"type": "object"}},
         ),
-        ("POST", "/generative_scoring"): operation(
+        ("POST", "/generative_scoring"): _generates(
             "How likely texts go on with one of some tokens.",
             schemas.body(CommonBody, ScoringBody, without_effect=without_effect.COMPLETION),
             json_of("Scores"),
         ),
-        ("POST", "/inference/v1/generate"): operation(
+        ("POST", "/inference/v1/generate"): _generates(
             "Continues token ids by token ids.", tokens, _streamed("GeneratedTokens")
         ),
-        INVOCATIONS: operation(
+        INVOCATIONS: _generates(
             "Answers as the route that the body's fields are of.",
             {"type": "object"},
             {JSON: {"type": "object"}, EVENTS: EVENT_STREAM},

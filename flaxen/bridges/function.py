@@ -145,18 +145,7 @@ def from_apply(
             "MultiHeadAttention has, or let them call flaxen.attend(q, k, v)"
         )
     check_positions(trace.jaxpr, paths_of(params), len(leaves) + 1, max_position)
-    packable = _matrices(run.uses, len(leaves))
-    definition = TracedDefinition(
-        function=function,
-        specs=tuple(
-            dataclasses.replace(
-                spec,
-                matrix=matrix if spec.role in PACKED_ROLES else None,
-                head_dim=_head_dim(spec, run),
-            )
-            for spec, matrix in zip(specs, packable, strict=True)
-        ),
-    )
+    definition = TracedDefinition(function=function, specs=_with_uses(specs, run))
     return Model(
         forward_on=jax.jit(
             functools.partial(forward, definition), static_argnums=0, donate_argnames=("cache",)
@@ -192,6 +181,18 @@ def _probe(
     ]
     logits = jax.eval_shape(whole, leaves, abstract(_PROBE, jnp.int32))[0]
     return run, logits.shape[-1]
+
+
+def _with_uses(specs: tuple[ParamSpec, ...], run: Run) -> tuple[ParamSpec, ...]:
+    """The specs, with what a run found: how each parameter is packed, and the size of its heads."""
+    return tuple(
+        dataclasses.replace(
+            spec,
+            matrix=matrix if spec.role in PACKED_ROLES else None,
+            head_dim=_head_dim(spec, run),
+        )
+        for spec, matrix in zip(specs, _matrices(run.uses, len(specs)), strict=True)
+    )
 
 
 def _head_dim(spec: ParamSpec, run: Run) -> int:

@@ -118,13 +118,7 @@ def plan_serving(
         max_num_seqs=asked.max_num_seqs,
         max_num_batched_tokens=asked.max_num_batched_tokens,
     )
-    sizes = CacheSizes(
-        specs=page_specs(model, asked.page_size, cached),
-        page_size=asked.page_size,
-        itemsize=cached.itemsize,
-        chunk=steps.max_num_batched_tokens,
-        max_num_seqs=steps.max_num_seqs,
-    )
+    sizes = _cache_sizes(model, asked.page_size, steps, cached)
     device = _device_memory(model, params, hardware, asked, steps, dtype.itemsize)
     plan = ServingPlan(
         num_replicas=num_replicas,
@@ -152,7 +146,15 @@ def plan_serving(
         hardware=hardware,
         num_replicas=num_replicas,
     )
-    plan = replace(
+    plan = _with_cache(plan, cache, sizes, config)
+    context = sizes.longest_at_once(cache.num_bytes, cache.max_model_len)
+    return _with_steps(plan, engine, device.step_bytes, max(1, context), compiles)
+
+
+def _with_cache(
+    plan: ServingPlan, cache: CachePlan, sizes: CacheSizes, config: EngineConfig
+) -> ServingPlan:
+    return replace(
         plan,
         max_model_len=cache.max_model_len,
         largest_batch=int(cache.num_whole),
@@ -160,8 +162,16 @@ def plan_serving(
         num_cache_tokens=cache.num_tokens,
         config=config,
     )
-    context = sizes.longest_at_once(cache.num_bytes, cache.max_model_len)
-    return _with_steps(plan, engine, device.step_bytes, max(1, context), compiles)
+
+
+def _cache_sizes(model: Model, page_size: int, steps: StepSizes, cached: jnp.dtype) -> CacheSizes:
+    return CacheSizes(
+        specs=page_specs(model, page_size, cached),
+        page_size=page_size,
+        itemsize=cached.itemsize,
+        chunk=steps.max_num_batched_tokens,
+        max_num_seqs=steps.max_num_seqs,
+    )
 
 
 def _device_memory(

@@ -101,19 +101,7 @@ async def serve(
     beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> int:
     """Like `run`, on a listening socket, in a running event loop of the main thread."""
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        ws="none",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_FLUSH_S,
-    )
-    server = _Server(config)
+    server = _Server(_config(app))
     loop, signalled = asyncio.get_running_loop(), asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
@@ -164,6 +152,21 @@ async def serve(
         breaking.cancel()
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_FLUSH_S,
+    )
 
 
 def _num_open(engine: Drained) -> int:

@@ -106,13 +106,7 @@ def paged_attention(
     key_lanes = lanes_of_keys(H)
     if lanes != 2 * key_lanes:
         raise ValueError(f"pages of {lanes} lanes do not hold heads of {H}")
-    num_table = batch.page_table.size
-    if 4 * num_table > _TABLE_BYTES:
-        raise ValueError(
-            f"a page table of {num_table} entries does not fit into the TPU's scalar memory, which "
-            f"has room for {_TABLE_BYTES // 4}: use larger pages (--page-size 128), fewer "
-            "sequences (--max-num-seqs) or a shorter context (--max-model-len)"
-        )
+    _check_table(batch.page_table.size)
     is_shared = key_lanes == _HALF  # keys and values in one tile: both are read, one is used
     G = N // K
     sizes = Sizes(
@@ -262,6 +256,15 @@ def from_reference(cache: KvPages) -> TpuPages:
     padding = ((0, 0), (0, 0), (0, 0), (0, lanes_of_keys(head_dim) - head_dim))
     rows = [jnp.pad(x, padding) for x in (cache.keys, cache.values)]
     return jnp.concatenate(rows, axis=-1).transpose(0, 2, 1, 3)
+
+
+def _check_table(num_entries: int) -> None:
+    if 4 * num_entries > _TABLE_BYTES:
+        raise ValueError(
+            f"a page table of {num_entries} entries does not fit into the TPU's scalar memory, "
+            f"which has room for {_TABLE_BYTES // 4}: use larger pages (--page-size 128), fewer "
+            "sequences (--max-num-seqs) or a shorter context (--max-model-len)"
+        )
 
 
 def _check_page_size(page_size: int) -> None:

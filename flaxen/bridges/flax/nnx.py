@@ -5,6 +5,7 @@ Deliberately does not know how the Model is run.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,13 +66,11 @@ def from_nnx(
     variables = dict(nnx.to_flat_state(state))
     params = _collections(variables)
     axes = _collections(variables, _axes)
-
-    def apply_with(graphs: tuple[Any, Any], params: Params, *call: Any) -> Any:
-        return _apply(graphs, variables, params, *call)
+    apply: Any = functools.partial(_apply, variables)
 
     def model_of(graphs: tuple[Any, Any]) -> Model:
         return from_apply(
-            lambda *call: apply_with(graphs, *call),
+            functools.partial(apply, graphs),
             params,
             max_position=max_position,
             axes=axes,
@@ -90,7 +89,7 @@ def from_nnx(
     check_served(
         model,
         params,
-        jax.jit(lambda *call: logits_of(apply_with((by_itself, None), *call, None))),
+        jax.jit(lambda *call: logits_of(apply((by_itself, None), *call, None))),
         name=type(module).__name__,
     )
     return model, params
@@ -131,8 +130,8 @@ def update_nnx(module: nnx.Module, params: Params) -> None:
 
 
 def _apply(
-    graphs: tuple[Any, Any],
     variables: Mapping[_Path, Any],
+    graphs: tuple[Any, Any],
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,

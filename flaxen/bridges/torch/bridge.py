@@ -83,17 +83,10 @@ def from_torch(
         _PARAMS: {name: to_jax(each) for name, each in module.named_parameters()},
         _BUFFERS: {name: to_jax(each) for name, each in module.named_buffers()},
     }
-    first: dict[int, str] = {id(each): name for name, each in module.named_parameters()}
-    tied = {
-        name: first[id(each)]
-        for name, each in module.named_parameters(remove_duplicate=False)
-        if name != first[id(each)]
-    }
     module.eval()
     call = call or call_forward
-    apply = functools.partial(_apply, env, _Called(module, call), tied)
     model = from_apply(
-        apply,
+        functools.partial(_apply, env, _Called(module, call), _tied(module)),
         params,
         max_position=max_position,
         axes={
@@ -115,6 +108,16 @@ def from_torch(
             windows=windows,
         )
     return model, params
+
+
+def _tied(module: torch.nn.Module) -> dict[str, str]:
+    """The other names of parameters that have several, and the first name of each."""
+    first: dict[int, str] = {id(each): name for name, each in module.named_parameters()}
+    return {
+        name: first[id(each)]
+        for name, each in module.named_parameters(remove_duplicate=False)
+        if name != first[id(each)]
+    }
 
 
 def call_forward(module: torch.nn.Module, tokens: Any, positions: Any) -> Any:

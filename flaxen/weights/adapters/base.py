@@ -12,6 +12,7 @@ from pathlib import Path
 from flaxen.hub.places import Places
 from flaxen.hub.resolve import resolve
 from flaxen.hub.weight_files import ADAPTER_CONFIG
+from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.adapters.config import read_config
 from flaxen.weights.reference import parse_reference
 
@@ -69,13 +70,15 @@ def find_base(directory: Path, places: Places | None = None) -> str:
     return base
 
 
-def highest_rank(directory: Path) -> int:
-    """A rank that is at least that of each module of the adapter.
+def highest_rank(adapter: Adapter | str | Path) -> int:
+    """A rank that is at least that of each module of an adapter, or of one in a directory.
 
     Raises:
       ValueError: the configuration is missing, damaged or not supported.
     """
-    fields = read_config(directory / ADAPTER_CONFIG)
+    if isinstance(adapter, Adapter):
+        return adapter.config.rank
+    fields = read_config(Path(os.path.expanduser(adapter)) / ADAPTER_CONFIG)
     patterns = fields.get("rank_pattern") or {}
     ranks = [fields.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
     # A rank that is not a number is refused when the weights are read.
