@@ -9,6 +9,7 @@ Deliberately does not know: files, texts, the use of a batch.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -146,17 +147,10 @@ class DataIterator(Generic[BatchT]):
         ):  # in the files' order, so that each text is read once for all its pieces
             for index in range(len(self._corpus)):
                 self._corpus.sequences(index)
-        copy = DataIterator(
-            self._corpus,
-            self._config,
-            (self._batch_size, self._length),
-            self._fingerprint,
-            self._make_rows,
-            self._make_batch,
-        )
-        copy.restore(self.state())
+        ahead = copy.copy(self)
+        ahead.restore(self.state())
         num_rows = num_tokens = 0
-        while (row := copy._next_row()) is not None:
+        while (row := ahead._next_row()) is not None:
             num_rows += 1
             num_tokens += sum(sequence.num_inputs for sequence in row)
         return Remaining(num_rows, num_tokens, -(-num_rows // self._batch_size))

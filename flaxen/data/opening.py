@@ -6,8 +6,8 @@ Deliberately does not know the order of records.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from flaxen.data.batch import Batch, PairBatch
 from flaxen.data.config import DataConfig
 from flaxen.data.corpus import Corpus
 from flaxen.data.encode import Encoder
@@ -30,8 +30,9 @@ def open_data(
     multiple: int = 1,
     sources: Sequence[RecordSource] | None = None,
     store: TokenStore | None = None,
-) -> DataIterator[Batch]:
-    """Batches of packed sequences, to train on or to evaluate.
+    pairs: bool = False,
+) -> DataIterator[Any]:
+    """Batches of packed sequences, to train on or to evaluate; or of preference pairs.
 
     Args:
       config: files, order, sizes.
@@ -42,6 +43,10 @@ def open_data(
       multiple: rows of a batch are a multiple of this, if the config leaves their number open.
       sources: the records, if they are not in config.files; one source for each of these.
       store: keeps the tokenized records; None makes a TokenStore with its defaults.
+      pairs: the records are preference pairs, of which each row of a PairBatch has one.
+
+    Returns:
+      An iterator over Batch, or over PairBatch.
 
     Raises:
       ValueError: a record is bad and bad ones are not allowed, a file is invalid, or no record is
@@ -51,26 +56,7 @@ def open_data(
     tokenizer = with_template(tokenizer, config.chat_template)
     encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
     cut = with_longest_row(config, max_length)
-    corpus = Corpus(cut, encoder, pairs=False, sources=sources, store=store)
-    return batches_of(corpus, _fitted(config, cut, corpus, multiple), tokenizer)
-
-
-def open_pairs(
-    config: DataConfig,
-    tokenizer: Tokenizer,
-    *,
-    template: ChatTemplate | None = None,
-    vocab_size: int | None = None,
-    max_length: int | None = None,
-    multiple: int = 1,
-    sources: Sequence[RecordSource] | None = None,
-    store: TokenStore | None = None,
-) -> DataIterator[PairBatch]:
-    """Batches of preference pairs, one pair in each row; otherwise as open_data."""
-    tokenizer = with_template(tokenizer, config.chat_template)
-    encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
-    cut = with_longest_row(config, max_length)
-    corpus = Corpus(cut, encoder, pairs=True, sources=sources, store=store)
+    corpus = Corpus(cut, encoder, pairs=pairs, sources=sources, store=store)
     return batches_of(corpus, _fitted(config, cut, corpus, multiple), tokenizer)
 
 

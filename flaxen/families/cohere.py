@@ -5,6 +5,7 @@ norm, and interleaved rope; the second has rope only on its sliding layers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flaxen.families import hf, hf_layers, tensors
@@ -66,10 +67,6 @@ def cohere2_fields(config: DecoderConfig) -> dict[str, Any]:
     return {**cohere_fields(config), **hf_layers.kind_fields(config)}
 
 
-_GGUF_FIELDS = {
-    "attention.layer_norm_epsilon": "layer_norm_eps",
-    "logit_scale": "logit_scale",
-}
 COHERE = Family(
     architecture="CohereForCausalLM",
     model_type="cohere",
@@ -79,16 +76,17 @@ COHERE = Family(
     gguf_architecture="command-r",
     gguf_rules=tensors.GGUF,
     gguf_unembeds=False,
-    gguf_fields=_GGUF_FIELDS,
+    gguf_fields={
+        "attention.layer_norm_epsilon": "layer_norm_eps",
+        "logit_scale": "logit_scale",
+    },
 )
-COHERE2 = Family(
+COHERE2 = replace(
+    COHERE,
     architecture="Cohere2ForCausalLM",
     model_type="cohere2",
     config_from_hf=cohere2_config,
     config_to_hf=cohere2_fields,
-    hf_rules=tensors.HF,
     gguf_architecture="cohere2",
-    gguf_rules=tensors.GGUF,
-    gguf_unembeds=False,
-    gguf_fields={**_GGUF_FIELDS, "attention.sliding_window": "sliding_window"},
+    gguf_fields={**COHERE.gguf_fields, "attention.sliding_window": "sliding_window"},
 )

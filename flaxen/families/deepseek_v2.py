@@ -5,14 +5,13 @@ chosen by a softmax.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flaxen.expert_kernels.routing import RoutingSpec
-from flaxen.families import expert_fields, expert_tensors, hf, latent_gguf, latent_tensors
-from flaxen.families.family import Family
+from flaxen.families import deepseek_v3, expert_fields, hf
 from flaxen.families.hf_values import positive, require_present, whole
 from flaxen.families.latent_fields import latent_config, latent_fields
-from flaxen.families.rules import with_rules
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.experts import Experts
 from flaxen.models.layers.mlp import DenseMlp
@@ -79,19 +78,12 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
-FAMILY = Family(
+FAMILY = replace(
+    deepseek_v3.FAMILY,
     architecture="DeepseekV2ForCausalLM",
     model_type="deepseek_v2",
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
-    hf_rules=with_rules(expert_tensors.DEEPSEEK, *latent_tensors.HF_LATENT),
-    gguf_architecture="deepseek2",
     is_gguf=lambda keys: keys.get("expert_gating_func") != 2,
-    gguf_rules=latent_gguf.RULES,
-    gguf_variants=latent_gguf.VARIANTS,
-    gguf_fields=latent_gguf.FIELDS,
-    gguf_required=latent_gguf.REQUIRED,
-    gguf_implied=latent_gguf.implied,
-    gguf_keys=latent_gguf.keys,
-    gguf_biases=(),
+    has_extra_layers=False,
 )

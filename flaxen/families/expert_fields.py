@@ -61,6 +61,40 @@ def dense_layers(config: DecoderConfig) -> list[int]:
     return [i for i, layer in enumerate(config.layers) if not isinstance(layer.mlp, Experts)]
 
 
+def qwen_experts(
+    fields: Mapping[str, Any], mlp_dim: str, *, number: str = "num_experts", shared: bool = False
+) -> Experts:
+    """Qwen's experts: chosen by a softmax, and perhaps beside shared ones behind a gate.
+
+    Args:
+      fields: those of config.json.
+      mlp_dim: the field with the size of an expert.
+      number: the field with their number.
+      shared: whether there are shared ones.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    beside = DenseMlp(mlp_dim=whole(fields, "shared_expert_intermediate_size")) if shared else None
+    normalize = flag(fields, "norm_topk_prob")
+    return Experts(
+        num_experts=whole(fields, number),
+        mlp_dim=whole(fields, mlp_dim),
+        routing=RoutingSpec(k=whole(fields, "num_experts_per_tok"), normalize=normalize),
+        shared=beside,
+        shared_gate=shared,
+    )
+
+
+def qwen_fields(experts: Experts) -> dict[str, Any]:
+    """The inverse: the fields of config.json, without the sizes."""
+    return {
+        "num_experts": experts.num_experts,
+        "num_experts_per_tok": experts.routing.k,
+        "norm_topk_prob": experts.routing.normalize,
+    }
+
+
 def first_dense(
     fields: Mapping[str, Any], name: str = "first_k_dense_replace"
 ) -> Callable[[int], bool]:

@@ -35,13 +35,12 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     if positions not in (None, "rope", "nope"):
         raise ValueError(f"position_embedding_type must be rope, nope or null, got {positions!r}")
     embed, residual, logits, attention = (positive(fields, each, 1.0) for each in _SCALARS)
-    has_biases = flag(fields, "attention_bias")
     own: dict[str, Any] = {"scale": attention}
     if positions != "rope":
         own["rope"] = None
     config = hf.decoder_config(
         fields,
-        attention={"biases": ("wq", "wk", "wv", "wo") if has_biases else (), **own},
+        attention={"biases": hf.attention_biases(fields), **own},
         mlp={"mlp_dim": whole(fields, "shared_intermediate_size")},
         layer={"residual_scale": residual},
         embed_scale=embed,

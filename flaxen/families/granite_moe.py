@@ -11,7 +11,7 @@ from typing import Any
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, granite, hf
 from flaxen.families.family import Family
-from flaxen.families.hf_values import flag, positive, require_present, whole
+from flaxen.families.hf_values import positive, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.experts import Experts
@@ -32,11 +32,10 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     require_present(fields, *_MULTIPLIERS)
-    has_biases = flag(fields, "attention_bias")
     config = hf.decoder_config(
         fields,
         attention={
-            "biases": ("wq", "wk", "wv", "wo") if has_biases else (),
+            "biases": hf.attention_biases(fields),
             "scale": positive(fields, "attention_multiplier"),
         },
         layer={"residual_scale": positive(fields, "residual_multiplier")},

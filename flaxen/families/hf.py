@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from flaxen.families.hf_refused import check_refused
 from flaxen.families.hf_rope import rope_config, rope_fields
-from flaxen.families.hf_values import flag, natural, positive, whole
+from flaxen.families.hf_values import flag, listed_kinds, natural, positive, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.block import LayerConfig
@@ -217,16 +217,7 @@ def layer_windows(hf: Mapping[str, Any]) -> tuple[int | None, ...]:
             return (None,) * count
         num_full = natural(hf, "max_window_layers")
         return tuple(None if i < num_full else window for i in range(count))
-    if not isinstance(kinds, list | tuple) or len(kinds) != count:
-        raise ValueError(
-            f"layer_types must list one kind for each of the {count} layers, got {kinds!r}"
-        )
-    for kind in kinds:
-        if kind not in ("full_attention", "sliding_attention"):
-            raise ValueError(
-                f"layer_types has {kind!r}, which is not supported: only "
-                "full_attention and sliding_attention are"
-            )
+    kinds = listed_kinds(kinds, count, ("full_attention", "sliding_attention"))
     if window is None and "sliding_attention" in kinds:
         raise ValueError(
             "layer_types has sliding_attention, but use_sliding_window is not true: "

@@ -11,7 +11,7 @@ from typing import Any
 
 from flaxen.families import hf
 from flaxen.families.hf_rope import rope_config, rope_fields
-from flaxen.families.hf_values import whole
+from flaxen.families.hf_values import listed_kinds, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.block import LayerConfig
@@ -36,16 +36,7 @@ def layer_kinds(fields: Mapping[str, Any], *, pattern: int) -> tuple[str, ...]:
     if kinds is None:
         every = whole(fields, "sliding_window_pattern", default=pattern)
         return tuple(SLIDING if (i + 1) % every else FULL for i in range(count))
-    if not isinstance(kinds, list | tuple) or len(kinds) != count:
-        raise ValueError(
-            f"layer_types must list one kind for each of the {count} layers, got {kinds!r}"
-        )
-    for kind in kinds:
-        if kind not in (FULL, SLIDING):
-            raise ValueError(
-                f"layer_types has {kind!r}, which is not supported: only {FULL} and {SLIDING} are"
-            )
-    return tuple(kinds)
+    return listed_kinds(kinds, count, (FULL, SLIDING))
 
 
 def with_kinds(

@@ -6,7 +6,7 @@ Deliberately does not know any family, nor what a field means.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 
@@ -39,6 +39,29 @@ def _check_present(fields: Mapping[str, Any], name: str) -> None:
         raise ValueError(
             f"the configuration has no {name}: add it, as the model can't be built without"
         )
+
+
+def listed_kinds(kinds: Any, count: int, known: Collection[str]) -> tuple[str, ...]:
+    """Reads layer_types, the kind of each layer.
+
+    Args:
+      kinds: the field.
+      count: the layers.
+      known: the kinds that there may be.
+
+    Raises:
+      ValueError: it has an unknown kind or another length.
+    """
+    if not isinstance(kinds, list | tuple) or len(kinds) != count:
+        raise ValueError(
+            f"layer_types must list one kind for each of the {count} layers, got {kinds!r}"
+        )
+    for kind in kinds:
+        if kind not in known:
+            raise ValueError(
+                f"layer_types has {kind!r}, which is not supported: only {' and '.join(known)} are"
+            )
+    return tuple(kinds)
 
 
 def flag(fields: Mapping[str, Any], name: str) -> bool:

@@ -47,10 +47,8 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     return {
         **fields,
         "num_dense_layers": len(expert_fields.dense_layers(config)),
-        "num_experts": experts.num_experts,
-        "num_experts_per_tok": experts.routing.k,
+        **expert_fields.qwen_fields(experts),
         "moe_intermediate_size": experts.mlp_dim,
-        "norm_topk_prob": experts.routing.normalize,
         "routed_scaling_factor": experts.routing.scale,
         "use_expert_bias": experts.selection_bias,
     }

@@ -17,14 +17,11 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    has_biases, mlp_has = (
-        flag(fields, "attention_bias"),
-        flag(fields, "mlp_bias"),
-    )
+    has_biases = flag(fields, "mlp_bias")
     return hf.decoder_config(
         fields,
-        attention={"biases": ("wq", "wk", "wv", "wo") if has_biases else ()},
-        mlp={"biases": ("w_gate", "w_up", "w_down") if mlp_has else ()},
+        attention={"biases": hf.attention_biases(fields)},
+        mlp={"biases": ("w_gate", "w_up", "w_down") if has_biases else ()},
         refused=("sliding_window", "use_sliding_window", "layer_types"),
     )
 

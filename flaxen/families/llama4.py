@@ -39,7 +39,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         fields,
         attention={
             "rope": rope_config({**fields, "rope_theta": theta}, interleaved=True),
-            "biases": ("wq", "wk", "wv", "wo") if flag(fields, "attention_bias") else (),
+            "biases": hf.attention_biases(fields),
         },
         mlp={"mlp_dim": whole(fields, "intermediate_size_mlp")},
         reads=("num_local_experts", "attention_chunk_size", "no_rope_layers"),

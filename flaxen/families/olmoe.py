@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf
 from flaxen.families.family import Family
-from flaxen.families.hf_values import flag, require_present, whole
+from flaxen.families.hf_values import require_present
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import QkNorm
 from flaxen.models.layers.experts import Experts
@@ -24,32 +23,23 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     config = hf.decoder_config(
         fields,
         attention={
-            "biases": ("wq", "wk", "wv", "wo") if flag(fields, "attention_bias") else (),
+            "biases": hf.attention_biases(fields),
             "qk_norm": QkNorm(norm=hf.rms_norm(fields), over="whole"),
         },
         reads=("num_experts",),
         refused=("mlp_bias", "sliding_window", "use_sliding_window", "layer_types"),
     )
-    experts = Experts(
-        num_experts=whole(fields, "num_experts"),
-        mlp_dim=whole(fields, "intermediate_size"),
-        routing=RoutingSpec(
-            k=whole(fields, "num_experts_per_tok"),
-            normalize=flag(fields, "norm_topk_prob"),
-        ),
+    return expert_fields.with_experts(
+        config, expert_fields.qwen_experts(fields, "intermediate_size")
     )
-    return expert_fields.with_experts(config, experts)
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
-    experts = hf.first(config, Experts)
     return {
         **hf.decoder_fields(config),
         "attention_bias": hf.has_bias(config, "wq"),
-        "num_experts": experts.num_experts,
-        "num_experts_per_tok": experts.routing.k,
-        "norm_topk_prob": experts.routing.normalize,
+        **expert_fields.qwen_fields(hf.first(config, Experts)),
     }
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf
 from flaxen.families.family import Family
-from flaxen.families.hf_values import flag, require_present, whole
+from flaxen.families.hf_values import flag, require_present
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.experts import Experts
-from flaxen.models.layers.mlp import DenseMlp
 
 
 def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
@@ -29,16 +27,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         reads=("num_experts",),
         refused=("attention_bias", "mlp_bias"),
     )
-    experts = Experts(
-        num_experts=whole(fields, "num_experts"),
-        mlp_dim=whole(fields, "moe_intermediate_size"),
-        routing=RoutingSpec(
-            k=whole(fields, "num_experts_per_tok"),
-            normalize=flag(fields, "norm_topk_prob"),
-        ),
-        shared=DenseMlp(mlp_dim=whole(fields, "shared_expert_intermediate_size")),
-        shared_gate=True,
-    )
+    experts = expert_fields.qwen_experts(fields, "moe_intermediate_size", shared=True)
     return expert_fields.with_experts(config, experts, expert_fields.sparse_steps(fields))
 
 
@@ -57,9 +46,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         **hf.decoder_fields(config),
         **hf.window_fields(config),
         "qkv_bias": hf.has_bias(config, "wq"),
-        "num_experts": experts.num_experts,
-        "num_experts_per_tok": experts.routing.k,
-        "norm_topk_prob": experts.routing.normalize,
+        **expert_fields.qwen_fields(experts),
         "moe_intermediate_size": experts.mlp_dim,
         "shared_expert_intermediate_size": experts.shared.mlp_dim,
         "decoder_sparse_step": 1,

@@ -7,7 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
-from flaxen.families.hf_values import flag, require_present
+from flaxen.families.hf_values import require_present
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import QkNorm
 
@@ -23,7 +23,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     return hf.decoder_config(
         fields,
         attention={
-            "biases": ("wq", "wk", "wv", "wo") if flag(fields, "attention_bias") else (),
+            "biases": hf.attention_biases(fields),
             "qk_norm": QkNorm(norm=hf.rms_norm(fields)),
         },
         windows=hf.layer_windows(fields),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf
 from flaxen.families.family import Family
 from flaxen.families.hf_values import flag, require_present, whole
@@ -25,7 +24,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     config = hf.decoder_config(
         fields,
         attention={
-            "biases": ("wq", "wk", "wv", "wo") if flag(fields, "attention_bias") else (),
+            "biases": hf.attention_biases(fields),
             "qk_norm": QkNorm(norm=hf.rms_norm(fields)),
         },
         windows=(window,) * hf.num_layers(fields),
@@ -34,14 +33,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     )
     # transformers writes the number under its newer name too.
     name = "num_experts" if fields.get("num_experts") is not None else "num_local_experts"
-    experts = Experts(
-        num_experts=whole(fields, name),
-        mlp_dim=whole(fields, "moe_intermediate_size"),
-        routing=RoutingSpec(
-            k=whole(fields, "num_experts_per_tok"),
-            normalize=flag(fields, "norm_topk_prob"),
-        ),
-    )
+    experts = expert_fields.qwen_experts(fields, "moe_intermediate_size", number=name)
     return expert_fields.with_experts(config, experts, expert_fields.sparse_steps(fields))
 
 
@@ -54,9 +46,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         "use_sliding_window": window is not None,
         "sliding_window": window,
         "attention_bias": hf.has_bias(config, "wq"),
-        "num_experts": experts.num_experts,
-        "num_experts_per_tok": experts.routing.k,
-        "norm_topk_prob": experts.routing.normalize,
+        **expert_fields.qwen_fields(experts),
         "moe_intermediate_size": experts.mlp_dim,
         "decoder_sparse_step": 1,
         "mlp_only_layers": expert_fields.dense_layers(config),

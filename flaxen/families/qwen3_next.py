@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf, state_fields
 from flaxen.families.family import GGUF_REQUIRED, Family
 from flaxen.families.hf_rope import rope_config
@@ -27,7 +26,6 @@ from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, QkNorm
 from flaxen.models.layers.experts import Experts
 from flaxen.models.layers.gated_delta import GatedDelta
-from flaxen.models.layers.mlp import DenseMlp
 
 _GATED = ("wq", "w_attn_gate")  # of one tensor
 
@@ -68,16 +66,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
 
 def _experts(fields: Mapping[str, Any]) -> Experts:
     require_present(fields, "norm_topk_prob")
-    return Experts(
-        num_experts=whole(fields, "num_experts"),
-        mlp_dim=whole(fields, "moe_intermediate_size"),
-        routing=RoutingSpec(
-            k=whole(fields, "num_experts_per_tok"),
-            normalize=flag(fields, "norm_topk_prob"),
-        ),
-        shared=DenseMlp(mlp_dim=whole(fields, "shared_expert_intermediate_size")),
-        shared_gate=True,
-    )
+    return expert_fields.qwen_experts(fields, "moe_intermediate_size", shared=True)
 
 
 def _kinds(fields: Mapping[str, Any]) -> Any:
@@ -123,9 +112,7 @@ def _expert_fields(config: DecoderConfig) -> dict[str, Any]:
     experts = hf.first(config, Experts)
     assert experts.shared is not None
     return {
-        "num_experts": experts.num_experts,
-        "num_experts_per_tok": experts.routing.k,
-        "norm_topk_prob": experts.routing.normalize,
+        **expert_fields.qwen_fields(experts),
         "moe_intermediate_size": experts.mlp_dim,
         "shared_expert_intermediate_size": experts.shared.mlp_dim,
         "decoder_sparse_step": 1,

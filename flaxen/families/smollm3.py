@@ -22,10 +22,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     require_present(fields, "num_key_value_heads")
-    theta, mlp_has = (
-        positive(fields, "rope_theta", 2_000_000.0),
-        flag(fields, "mlp_bias"),
-    )
+    theta, has_biases = positive(fields, "rope_theta", 2_000_000.0), flag(fields, "mlp_bias")
     config = hf.decoder_config(
         {"tie_word_embeddings": True, **fields},
         attention={
@@ -34,7 +31,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         },
         mlp={
             "activation": hf.activation(fields, "hidden_act", "silu"),
-            "biases": ("w_gate", "w_up", "w_down") if mlp_has else (),
+            "biases": ("w_gate", "w_up", "w_down") if has_biases else (),
         },
         reads=("hidden_act", "no_rope_layers"),
     )

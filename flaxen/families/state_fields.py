@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from flaxen.families.hf_values import listed_kinds
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.part import Mixer
 
@@ -26,19 +27,9 @@ def with_mixer(config: DecoderConfig, mixer: Mixer, kinds: Any, kind: str) -> De
     Raises:
       ValueError: the field has another kind or another length.
     """
-    count = len(config.layers)
-    if not isinstance(kinds, list | tuple) or len(kinds) != count:
-        raise ValueError(
-            f"layer_types must list one kind for each of the {count} layers, got {kinds!r}"
-        )
-    for each in kinds:
-        if each not in ("full_attention", kind):
-            raise ValueError(
-                f"layer_types has {each!r}, which is not supported: only full_attention and {kind} "
-                "are"
-            )
+    listed = listed_kinds(kinds, len(config.layers), ("full_attention", kind))
     return config.with_layers(
-        lambda number, layer: replace(layer, mixer=mixer) if kinds[number] == kind else layer
+        lambda number, layer: replace(layer, mixer=mixer) if listed[number] == kind else layer
     )
 
 

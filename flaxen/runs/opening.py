@@ -18,7 +18,7 @@ from flaxen.checkpoints.reading import read_extra, restore, steps_in
 from flaxen.data.config import DataConfig
 from flaxen.data.iterate import DataIterator
 from flaxen.data.lines import RecordSource
-from flaxen.data.opening import open_data, open_pairs
+from flaxen.data.opening import open_data
 from flaxen.data.token_store import TokenStore
 from flaxen.definitions.definition import Definition
 from flaxen.hub.places import Places
@@ -188,11 +188,10 @@ def _check_length(config: TrainConfig, subject: Subject) -> None:
 def _open_batches(
     config: TrainConfig, subject: Subject, sources: Sequence[RecordSource] | None, mesh: MeshShape
 ) -> DataIterator[Any]:
-    opener = open_pairs if config.method == "dpo" else open_data
     data = config.data
     if config.num_steps is not None:  # the data is read as often as needed
         data = replace(data, epochs=None)
-    batches: DataIterator[Any] = opener(
+    return open_data(
         data,
         subject.tokenizer,
         vocab_size=subject.model.vocab_size,
@@ -201,8 +200,8 @@ def _open_batches(
         sources=sources,
         # The system's temporary directory may be in memory.
         store=TokenStore(directory=config.output_dir),
+        pairs=config.method == "dpo",
     )
-    return batches
 
 
 def _with_sizes(config: TrainConfig, chosen: DataConfig) -> TrainConfig:

@@ -9,7 +9,7 @@ import pytest
 
 from flaxen.data.config import DataConfig
 from flaxen.data.fit import fit_rows
-from flaxen.data.opening import open_data, open_pairs
+from flaxen.data.opening import open_data
 from tests.data.tiny_text import TOKENIZER, num_batches, write_jsonl
 
 
@@ -68,8 +68,11 @@ def test_few_records_make_many_steps(tmp_path: Path) -> None:
     short = open_data(DataConfig(files=(texts,)), TOKENIZER, max_length=24)
     assert short.config.sequence_length == 24
     pair = {"prompt": "a", "chosen": "b" * 70, "rejected": "c"}
-    pairs = open_pairs(
-        DataConfig(files=(write_jsonl(tmp_path / "b.jsonl", [pair] * 3),)), TOKENIZER, multiple=2
+    pairs = open_data(
+        DataConfig(files=(write_jsonl(tmp_path / "b.jsonl", [pair] * 3),)),
+        TOKENIZER,
+        multiple=2,
+        pairs=True,
     )
     assert next(pairs).rejected.tokens.shape == (2, 80)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from flaxen.data.batch import Batch
 from flaxen.data.config import DataConfig
 from flaxen.data.iterate import DataIterator
-from flaxen.data.opening import open_data, open_pairs
+from flaxen.data.opening import open_data
 from tests.data.tiny_text import (
     TOKENIZER,
     chat,
@@ -200,7 +200,11 @@ def test_a_token_that_the_model_does_not_know_is_named_by_its_line(tmp_path: Pat
         tmp_path / "b.jsonl", [{"prompt": "a", "chosen": "<turn>", "rejected": "b"}]
     )
     with pytest.raises(ValueError, match=r"b.jsonl:1: the token '<turn>' has the id 258"):
-        next(open_pairs(DataConfig(**{**options, "files": (pairs,)}), TOKENIZER, vocab_size=258))
+        next(
+            open_data(
+                DataConfig(**{**options, "files": (pairs,)}), TOKENIZER, vocab_size=258, pairs=True
+            )
+        )
 
 
 def test_a_given_template_counts_and_is_part_of_the_place(tmp_path: Path) -> None:
@@ -232,7 +236,7 @@ def test_pairs(tmp_path: Path) -> None:
         [{"prompt": "a", "chosen": "b", "rejected": "c" * n} for n in (1, 2, 30)],
     )
     config = DataConfig(files=(file,), shuffle=False, **SMALL)
-    data = open_pairs(config, TOKENIZER)
+    data = open_data(config, TOKENIZER, pairs=True)
     assert num_batches(data) == 2
     chosen, rejected = next(data)
     assert segments(chosen) == [[("ab", "b<eos>")]] * 2
@@ -241,14 +245,14 @@ def test_pairs(tmp_path: Path) -> None:
     _, rejected = next(data)
     assert segments(rejected) == [[("a" + "c" * 11, "c" * 12)], []]
     assert data.report().num_truncated == 1
-    again = open_pairs(config, TOKENIZER)
+    again = open_data(config, TOKENIZER, pairs=True)
     again.restore(state)
     np.testing.assert_array_equal(next(again).rejected.tokens, rejected.tokens)
     with pytest.raises(ValueError, match="is a preference pair, which only DPO learns from"):
         open_data(config, TOKENIZER)
     write_jsonl(file, texts(1))
     with pytest.raises(ValueError, match="no preference pair, and DPO learns from nothing else"):
-        open_pairs(config, TOKENIZER)
+        open_data(config, TOKENIZER, pairs=True)
 
 
 def test_an_empty_file(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -41,7 +41,8 @@ def server_config(
     """Makes the configuration of the HTTP server.
 
     Args:
-      server: the options of the server.
+      server: the options of the server. Fields of a ServerConfig's name are that field, here and in
+          the other groups.
       limits: the options of request limits.
       parsers: the options of parsers.
       engine_sequences: the most sequences in the engine, running and waiting. A larger request
@@ -52,30 +53,14 @@ def server_config(
     """
     from flaxen.server.config import ServerConfig
 
-    return ServerConfig(
-        api_keys=tuple(server.api_keys),
-        served_model_names=tuple(server.served_model_names),
-        any_model_name=server.any_model_name,
-        cors_origins=tuple(server.cors_origins),
-        root_path=server.root_path,
-        dev_mode=server.dev_mode,
-        metrics_prefix=server.metrics_prefix,
-        tokens_as_ids=server.tokens_as_ids,
-        force_usage=server.force_usage,
-        tool_call_parser=parsers.tool_call_parser,
-        reasoning_parser=parsers.reasoning_parser,
-        template_kwargs=parsers.template_kwargs or {},
-        max_body_bytes=limits.max_body_bytes,
-        max_prompts=limits.max_prompts,
-        max_n=limits.max_n,
-        max_sequences=min(limits.max_sequences, engine_sequences),
-        max_messages=limits.max_messages,
-        max_stop=limits.max_stop,
-        max_logprobs=limits.max_logprobs,
-        body_timeout_s=limits.body_timeout_s,
-        request_timeout_s=limits.request_timeout_s or None,
-        drain_s=server.drain_s,
-    )
+    names = {each.name for each in fields(ServerConfig)}
+    groups = (server, limits, parsers)
+    given = {name: value for group in groups for name, value in vars(group).items()}
+    found = {name: value for name, value in given.items() if name in names}
+    found["max_sequences"] = min(limits.max_sequences, engine_sequences)
+    found["request_timeout_s"] = limits.request_timeout_s or None
+    found["template_kwargs"] = parsers.template_kwargs or {}
+    return ServerConfig(**found)
 
 
 @dataclass(frozen=True, kw_only=True)

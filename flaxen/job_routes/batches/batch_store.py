@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flaxen.job_routes.storage.pages import Row, UnknownIdError, page_of
+from flaxen.job_routes.storage.pages import Row, first_of, page_of, row_of
 from flaxen.job_routes.storage.tables import batch_results, batches
 
 ACTIVE = ("validating", "in_progress", "finalizing", "cancelling")
@@ -43,12 +43,7 @@ class BatchStore:
         Raises:
           UnknownIdError: no batch has this id.
         """
-        query = sa.select(batches).where(batches.c.id == batch_id)
-        with self._database.connect() as connection:
-            row = connection.execute(query).mappings().first()
-        if row is None:
-            raise UnknownIdError(batch_id)
-        return dict(row)
+        return row_of(self._database, batches, batch_id)
 
     def list(self, after: str | None, limit: int) -> tuple[Sequence[Row], bool]:
         """Returns a page of the batches, newest first, and whether there are more.
@@ -62,9 +57,7 @@ class BatchStore:
     def oldest_active(self) -> Row | None:
         """The oldest batch that has not ended."""
         query = sa.select(batches).where(batches.c.status.in_(ACTIVE)).order_by(batches.c.number)
-        with self._database.connect() as connection:
-            row = connection.execute(query.limit(1)).mappings().first()
-        return None if row is None else dict(row)
+        return first_of(self._database, query)
 
     def uses_file(self, file_id: str) -> str | None:
         """The id of an active batch that needs the file."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flaxen.job_routes.limits import check_counts
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchesConfig:
@@ -19,7 +21,4 @@ class BatchesConfig:
     lifetime_s: int = 24 * 3600  # from a batch's creation to its end, which is OpenAI's "24h"
 
     def __post_init__(self) -> None:
-        for name in ("max_requests", "max_active", "max_concurrent", "lifetime_s"):
-            count = getattr(self, name)
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
+        check_counts(self, "max_requests", "max_active", "max_concurrent", "lifetime_s")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flaxen.job_routes.limits import check_counts
+
 
 @dataclass(frozen=True, kw_only=True)
 class FilesConfig:
@@ -18,9 +20,6 @@ class FilesConfig:
     upload_idle_s: float = 60.0  # an upload is aborted after this many seconds without a byte
 
     def __post_init__(self) -> None:
-        for name in ("max_file_bytes", "max_total_bytes"):
-            count = getattr(self, name)
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
+        check_counts(self, "max_file_bytes", "max_total_bytes")
         if not self.upload_idle_s > 0:
             raise ValueError(f"upload_idle_s must be above 0 seconds, got {self.upload_idle_s}")

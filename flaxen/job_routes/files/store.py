@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from flaxen.job_routes.storage.directory import is_disk_full
 from flaxen.job_routes.storage.names import UNFINISHED, is_file_name, new_file_name
-from flaxen.job_routes.storage.pages import Row, UnknownIdError, page_of
+from flaxen.job_routes.storage.pages import Row, UnknownIdError, page_of, row_of
 from flaxen.job_routes.storage.tables import files
 from flaxen.weights.atomic import sync
 
@@ -79,12 +79,7 @@ class FileStore:
         Raises:
           UnknownIdError: no file has this id.
         """
-        with self._database.connect() as connection:
-            query = sa.select(files).where(files.c.id == file_id)
-            row = connection.execute(query).mappings().first()
-        if row is None:
-            raise UnknownIdError(file_id)
-        return dict(row)
+        return row_of(self._database, files, file_id)
 
     def path(self, file_id: str) -> Path:
         """The path of a file's bytes, made from the row's id, never from the client's.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flaxen.job_routes.limits import check_counts
+
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningConfig:
@@ -17,7 +19,4 @@ class FineTuningConfig:
     max_lora_rank: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("max_active_jobs", "max_lora_rank"):
-            count = getattr(self, name)
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
+        check_counts(self, "max_active_jobs", "max_lora_rank")

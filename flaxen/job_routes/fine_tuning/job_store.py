@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flaxen.job_routes.storage.pages import Row, UnknownIdError, page_of
+from flaxen.job_routes.storage.pages import Row, UnknownIdError, first_of, page_of, row_of
 from flaxen.job_routes.storage.tables import checkpoints, deleted_models, events, jobs
 
 ACTIVE = ("validating_files", "queued", "running", "paused")
@@ -48,11 +48,7 @@ class JobStore:
         Raises:
           UnknownIdError: no job has this id.
         """
-        with self._database.connect() as connection:
-            row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().first()
-        if row is None:
-            raise UnknownIdError(job_id)
-        return dict(row)
+        return row_of(self._database, jobs, job_id)
 
     def status(self, job_id: str) -> str:
         """The job's status, by a cheap query."""
@@ -82,10 +78,8 @@ class JobStore:
 
     def oldest(self, statuses: Collection[str]) -> Row | None:
         """The oldest job with one of the statuses."""
-        query = sa.select(jobs).where(jobs.c.status.in_(statuses)).order_by(jobs.c.number).limit(1)
-        with self._database.connect() as connection:
-            row = connection.execute(query).mappings().first()
-        return None if row is None else dict(row)
+        query = sa.select(jobs).where(jobs.c.status.in_(statuses)).order_by(jobs.c.number)
+        return first_of(self._database, query)
 
     def ended_ids(self) -> Sequence[str]:
         """The ids of the jobs that have ended."""

@@ -22,6 +22,25 @@ class UnknownIdError(LookupError):
         self.row_id = row_id
 
 
+def first_of(database: sa.Engine, query: sa.Select[Any]) -> Row | None:
+    """The first row of a query; None if it has none."""
+    with database.connect() as connection:
+        row = connection.execute(query.limit(1)).mappings().first()
+    return None if row is None else dict(row)
+
+
+def row_of(database: sa.Engine, table: sa.Table, row_id: str) -> Row:
+    """The row of a table with an id.
+
+    Raises:
+      UnknownIdError: no row has it.
+    """
+    row = first_of(database, sa.select(table).where(table.c.id == row_id))
+    if row is None:
+        raise UnknownIdError(row_id)
+    return row
+
+
 def page_of(
     connection: sa.Connection,
     query: sa.Select[Any],
