@@ -1,9 +1,13 @@
-"""Texts that no head was trained on, from packages of PyPI where they are installed (MIT)."""
+"""Texts that no head was trained on: from packages of PyPI where they are installed (MIT), and from
+Python's own library (PSF)."""
 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
+import inspect
+import random
 from pathlib import Path
 
 import yaml
@@ -71,6 +75,54 @@ def attacks() -> tuple[str, ...]:
             found.add(text[:_ATTACK_CHARACTERS])
     ordered = sorted(found)
     return tuple(ordered[:: max(1, len(ordered) // _MOST_ATTACKS)])
+
+
+_MODULES = (
+    "argparse asyncio.queues base64 bdb calendar configparser contextlib csv dataclasses datetime "
+    "decimal difflib email.message fractions ftplib functools gettext hashlib http.client imaplib "
+    "inspect ipaddress json locale logging mailbox optparse os pathlib pickle pickletools platform "
+    "plistlib pprint random sched selectors shelve shlex shutil smtplib socket sqlite3 ssl "
+    "statistics string subprocess tarfile tempfile textwrap threading timeit tokenize types typing "
+    "unittest.case urllib.parse urllib.request uuid warnings weakref zipfile"
+)
+
+
+@functools.cache
+def docstrings(num: int = 200) -> tuple[str, ...]:
+    """What Python's library says of itself, from 300 to 3,000 characters: long texts without harm
+    that give orders."""
+    found = set()
+    for module in map(importlib.import_module, _MODULES.split()):
+        for of in [module, *vars(module).values()]:
+            if inspect.isclass(of) or inspect.isfunction(of) or of is module:
+                for each in [of, *(vars(of).values() if inspect.isclass(of) else ())]:
+                    text = inspect.getdoc(each) if callable(each) or each is module else None
+                    if text and 300 < len(text) < 3000:
+                        found.add(text)
+    return tuple(sorted(found)[:: max(1, len(found) // num)][:num])
+
+
+def joined_questions(num: int = 150) -> list[str]:
+    """Long texts of two to eight questions each."""
+    draw, questions = random.Random(1), [text for text, _ in mmlu_questions()]
+    if not questions:
+        return []
+    return [" ".join(draw.sample(questions, draw.randint(2, 8))) for _ in range(num)]
+
+
+def lengthened(text: str, num_words: int, where: str) -> str:
+    """An attack with harmless words.
+
+    Args:
+      where: sentences `after` or `before`; or `bare` words after it, without any stop between.
+    """
+    draw, words = random.Random(num_words), list[str]()
+    while len(words) < num_words:
+        words += draw.choice(HARMLESS).split()
+    if where == "bare":
+        bare = [word.strip(".,").lower() for word in words[:num_words]]
+        return " ".join([text.rstrip(".!?。"), *bare])
+    return " ".join([*words, text] if where == "before" else [text, *words])
 
 
 # Sentences that ask for nothing; those that heads are trained with are others.

@@ -3,7 +3,6 @@ learned signals. They are in the package vllm-sr."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 from collections import Counter
 from collections.abc import Mapping
@@ -26,25 +25,9 @@ from flaxen.router_config.recipe import Recipe
 _FREE = ("keyword", "conversation", "structure")
 
 
-def calibrated(
-    rules: Mapping[str, tuple[Any, ...]], threshold: float
-) -> Mapping[str, tuple[Any, ...]]:
-    """The rules with another threshold of attacks: the file's is of another model."""
-    attacks = [
-        dataclasses.replace(rule, threshold=threshold) for rule in rules.get("jailbreak", ())
-    ]
-    return {**rules, "jailbreak": tuple(attacks)}
-
-
-async def agreement(
-    encoder: Encoder, heads: Mapping[str, Head], threshold: float | None
-) -> dict[str, Any] | None:
+async def agreement(encoder: Encoder, heads: Mapping[str, Head]) -> dict[str, Any] | None:
     """How many decisions agree, by recipe, and each disagreement with what learned signals found;
-    None if the package is not installed.
-
-    Args:
-      threshold: of attacks; None is the file's.
-    """
+    None if the package is not installed."""
     try:
         package = importlib.metadata.distribution("vllm-sr")
     except importlib.metadata.PackageNotFoundError:
@@ -55,8 +38,6 @@ async def agreement(
     for name, recipe in config.recipes.items():
         rules = recipe.routing.signals.rules
         catalog = config.settings.model_catalog
-        if threshold is not None:
-            rules = calibrated(rules, threshold)
         learned = await learned_signals(encoder, rules, catalog, heads, timeout_s=600)
         signals[name] = FreeSignals(rules, SignalSettings()), learned
     agree, total = Counter[str](), Counter[str]()

@@ -22,17 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from learned_data import HARMLESS, attacks, mmlu_questions
+from learned_data import attacks, docstrings, joined_questions, lengthened, mmlu_questions
 from learned_probes import agreement
 
 from flaxen.learned_signals.encoder import Encoder, OpenEncoder
 from flaxen.learned_signals.examples import made_tasks, make_examples
-from flaxen.learned_signals.fingerprint import ANCHORS
 from flaxen.learned_signals.fitting import threshold_for
-from flaxen.learned_signals.head import Head
+from flaxen.learned_signals.head import Head, HeadStack
 from flaxen.learned_signals.head_file import load_head, save_head
-from flaxen.learned_signals.learned_signals import LearnedSignals
 from flaxen.learned_signals.making import learned_signals
+from flaxen.learned_signals.reading import Reading
 from flaxen.learned_signals.training import divide, train
 from flaxen.router.request import Message, RoutedRequest
 from flaxen.router.signals.guards import JailbreakRule
@@ -47,52 +46,41 @@ RULES: Mapping[str, Sequence[Any]] = {
 }
 WANTED = [("domain", "law"), ("fact_check", "needs_fact_check"), ("jailbreak", "attack")]
 PARTS = ("speed", "others", "probes")
-TOKENS = 128
+TOKENS = 128  # 14 sentences of nine tokens, and two special ones
 CLIENTS, REQUESTS = 32, 640
+FALSE_ALARMS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+WORDS = (10, 30, 100, 300)  # harmless ones at an attack
+ATTACKS = 100  # that get harmless words
 COMPILING_S = 8  # in which the engine compiles, beside requests, what the first did not need
 
 
-def some_head(task: str, labels: tuple[str, ...], anchors: np.ndarray) -> Head:
-    """A head for its time alone: weights that mean nothing."""
-    rows = np.zeros((len(labels), anchors.shape[1]), np.float32)
-    return Head(task=task, labels=labels, weights=rows, bias=rows[:, 0], anchors=anchors)
-
-
-async def open_three(encoder: Encoder) -> LearnedSignals:
-    """Three heads of an encoder."""
-    anchors = await encoder.pooled(ANCHORS)
-    labels = {
-        "domain": tuple(f"topic {number}" for number in range(14)),
-        "fact_check": ("no_fact_check_needed", "needs_fact_check"),
-        "jailbreak": ("benign", "jailbreak"),
-    }
-    heads = {task: some_head(task, names, anchors) for task, names in labels.items()}
-    return await learned_signals(encoder, RULES, ModelCatalog(), heads)
-
-
 def texts(num: int) -> list[RoutedRequest]:
-    """Requests whose texts have TOKENS tokens with the special ones, each another one. Each word is
-    one token of BERT's vocabulary."""
+    """Requests whose texts have TOKENS tokens with the special ones, each another one, in sentences
+    of nine. Each word is one token of BERT's vocabulary."""
     words = ["lake", "river", "stone", "paper", "green", "small", "morning", "winter", "letter"]
     draw = np.random.default_rng(0)
     found = []
     for _ in range(num):
-        message = Message(role="user", text=" ".join(draw.choice(words, TOKENS - 2)))
+        sentences = [" ".join(draw.choice(words, 8)) + "." for _ in range(TOKENS // 9)]
+        message = Message(role="user", text=" ".join(sentences))
         found.append(RoutedRequest(api="chat", model="auto", messages=(message,)))
     return found
 
 
-async def speed(encoder: Encoder) -> dict[str, float]:
-    """Milliseconds of a request alone, and requests a second of CLIENTS at once."""
-    signals = await open_three(encoder)
+async def speed(encoder: Encoder, heads: Mapping[str, Head]) -> dict[str, float]:
+    """Milliseconds of a request alone, and requests a second of CLIENTS at once. A text is one
+    pass, and another one where pieces of it are read alone: the share of such texts is told."""
+    three = {name: heads[name] for name in ("domain", "fact_check", "jailbreak")}
+    signals = await learned_signals(encoder, RULES, ModelCatalog(), three)
     requests = texts(REQUESTS + 116)
     await asyncio.gather(*(signals.find(request, WANTED) for request in requests[:16]))
     await asyncio.sleep(COMPILING_S)
-    alone = []
+    alone, num_passes = [], []
     for request in requests[16:116]:
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), encoder.num_passes
         await signals.find(request, WANTED)
         alone.append((time.perf_counter() - begin) * 1e3)
+        num_passes.append(encoder.num_passes - before)
     left = iter(requests[116:])
 
     async def client() -> None:
@@ -104,6 +92,7 @@ async def speed(encoder: Encoder) -> dict[str, float]:
     return {
         "alone_p50_ms": round(statistics.median(alone), 2),
         "alone_p99_ms": round(float(np.percentile(alone, 99)), 2),
+        "read_again": round(float(np.mean(np.array(num_passes) > 1)), 2),
         "requests_per_s_of_32_clients": round(REQUESTS / (time.perf_counter() - begin), 1),
     }
 
@@ -131,33 +120,62 @@ async def texts_of_others(encoder: Encoder, heads: Mapping[str, Head]) -> dict[s
 
 
 async def jailbreaks(encoder: Encoder, head: Head) -> dict[str, Any]:
-    """Recall at one per cent of false alarms, and how often harmless sentences hide an attack."""
+    """Both curves: recall against false alarms, and how many detections harmless words hide."""
     examples = make_examples("jailbreak")
     held = [e for e, p in zip(examples, divide(examples, 0), strict=True) if p == "held out"]
-    benign = [example.text for example in held if example.labels == ("benign",)]
-    benign += [text for text, _ in mmlu_questions()]
+    calm = {
+        "templates": [example.text for example in held if example.labels == ("benign",)],
+        "mmlu": [text for text, _ in mmlu_questions()],
+        "mmlu_joined": joined_questions(),
+        "docstrings": list(docstrings()),
+    }
     made = [example.text for example in held if example.labels == ("jailbreak",)]
-    threshold = threshold_for((await risks(encoder, head, benign)).tolist(), 0.01)
-    found: dict[str, Any] = {"threshold": round(threshold, 4), "benign_texts": len(benign)}
-    for name, some in (("templates", made), ("pyrit", attacks())):
+    calm_risks = {name: await risks(encoder, head, some) for name, some in calm.items() if some}
+    every = np.concatenate(list(calm_risks.values()))
+    found: dict[str, Any] = {
+        "false_alarms": {name: _share(some >= 0.5) for name, some in calm_risks.items()},
+        "harmless_texts": len(every),
+        "false_alarms_of_all": _share(every >= 0.5),
+    }
+    for name, some in (("templates", made[:ATTACKS]), ("pyrit", list(attacks()))):
         if not some:
             continue
         shares = await risks(encoder, head, some)
-        detected = [text for text, share in zip(some, shares, strict=True) if share >= threshold]
-        found[name] = {"texts": len(some), "recall": round(len(detected) / len(some), 4)}
-        for num in (3, 10, 30):
-            draw = np.random.default_rng(num)
-            longer = [" ".join([text, *draw.choice(HARMLESS, num)]) for text in detected]
-            flipped = (await risks(encoder, head, longer)) < threshold
-            found[name][f"flipped_by_{num}_sentences"] = round(float(flipped.mean()), 4)
+        curve = {str(f): _share(shares >= threshold_for(every.tolist(), f)) for f in FALSE_ALARMS}
+        found[name] = {"texts": len(some), "recall": _share(shares >= 0.5), "recall_at": curve}
+        detected = [text for text, share in zip(some, shares, strict=True) if share >= 0.5]
+        for where in ("after", "before", "bare"):
+            found[name][f"flipped_by_words_{where}"] = {
+                str(num): _share(await _risks_of(encoder, head, detected, num, where) < 0.5)
+                for num in WORDS
+            }
     return found
 
 
+async def _risks_of(
+    encoder: Encoder, head: Head, some: Sequence[str], num: int, where: str
+) -> np.ndarray:
+    some = some[:: max(1, len(some) // ATTACKS)][:ATTACKS]
+    return await risks(encoder, head, [lengthened(text, num, where) for text in some])
+
+
+def _share(of: np.ndarray) -> float:
+    return round(float(of.mean()), 4)
+
+
 async def risks(encoder: Encoder, head: Head, some: Sequence[str]) -> np.ndarray:
-    """The greatest probability of an attack in a window of each text."""
-    column = head.labels.index("jailbreak")
-    windows = [(await encoder.windows(text)).vectors for text in some]
-    return np.array([head(rows)[:, column].max() for rows in windows])
+    """The probability of an attack in each text, as the router finds it."""
+    column, stack = head.labels.index("jailbreak"), HeadStack({"jailbreak": head})
+
+    async def risk(text: str) -> float:
+        windows = await encoder.windows(text, with_pieces=True)
+        shares = await Reading(windows, stack, encoder.alone).of_pieces("jailbreak")
+        return float(shares[:, column].max(initial=0.0))
+
+    found: list[float] = []
+    for begin in range(0, len(some), 64):
+        found += await asyncio.gather(*map(risk, some[begin : begin + 64]))
+    return np.array(found)
 
 
 def main() -> None:
@@ -172,18 +190,14 @@ def main() -> None:
     begin = time.perf_counter()
     with OpenEncoder() as encoder:
         start_s = round(time.perf_counter() - begin, 2)
+        heads = asyncio.run(all_heads(encoder, options.heads))
         if "speed" in options.parts:
-            times = asyncio.run(speed(encoder))
+            times = asyncio.run(speed(encoder, heads))
             result["speed"] = {"start_s": start_s, **times, "processor": processor()}
-        heads = {}
-        if options.parts != ["speed"]:
-            heads = asyncio.run(all_heads(encoder, options.heads))
         if "others" in options.parts:
             result |= asyncio.run(texts_of_others(encoder, heads))
         if "probes" in options.parts:
-            result["probes"] = asyncio.run(agreement(encoder, heads, None))
-            threshold = result["jailbreak"]["threshold"]  # of 1% false alarms, by `others`
-            result["probes_calibrated"] = asyncio.run(agreement(encoder, heads, threshold))
+            result["probes"] = asyncio.run(agreement(encoder, heads))
     print(json.dumps(result, indent=2, ensure_ascii=False))
     if options.write:
         RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")

@@ -27,12 +27,14 @@ class SequenceOutput:
     ) -> None:
         sampling = sequence.sampling
         self.prompt_logprobs: list[TokenLogprobs | None] = []  # emitted with the first event
-        self.pooler = None if sequence.pooling is None else Pooler(sequence.pooling)
+        self.pooler: Pooler | None = None
+        if sequence.pooling is not None:
+            self.pooler = Pooler(sequence.pooling, sequence.pooled_spans)
         self.sequence = sequence
         self._stop_ids = frozenset(sampling.stop_token_ids)
         self._eos_ids = frozenset() if sampling.ignore_eos else frozenset(eos_ids)
         self._detokenizer: Detokenizer | None = None
-        if tokenizer is not None:
+        if tokenizer is not None and sequence.pooling is None:  # else there is no text
             self._detokenizer = Detokenizer(
                 tokenizer,
                 sequence.tokens[: sequence.num_prompt_tokens],
@@ -89,6 +91,7 @@ class SequenceOutput:
         text: str = "",
         logprobs: TokenLogprobs | None = None,
         pooled: tuple[float, ...] | None = None,
+        spans: bytes = b"",
     ) -> TokenEvent:
         """Makes the sequence's last event, with the text that was still held back."""
         sequence = self.sequence
@@ -101,6 +104,7 @@ class SequenceOutput:
             stop_reason=stop_reason,
             error=error,
             pooled=pooled,
+            spans=spans,
             num_prompt_tokens=sequence.num_prompt_tokens,
             num_output_tokens=len(sequence.tokens) - sequence.num_prompt_tokens,
             num_cached_tokens=sequence.num_cached_tokens or 0,

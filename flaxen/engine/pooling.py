@@ -1,10 +1,11 @@
-"""Pools the hidden states of a prompt's tokens into one vector, chunk by chunk.
+"""Pools the hidden states of a prompt's tokens into one vector, and spans of them, chunk by chunk.
 
 Deliberately does not know: how hidden states are computed, when steps are planned, JAX.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -20,20 +21,25 @@ class Pooler:
 
     Args:
       pooling: of the request.
+      spans: the first token of each, and that after its last one.
     """
 
-    def __init__(self, pooling: Pooling) -> None:
-        self._pooling = pooling
+    def __init__(self, pooling: Pooling, spans: Sequence[tuple[int, int]] = ()) -> None:
+        self._pooling, self._spans = pooling, spans
         self.reset()
 
     def reset(self) -> None:
         """Starts again from the first token, for example after preemption."""
         self._kept: np.ndarray | None = None  # one hidden state, or the sum of all so far
         self._num_tokens = 0
+        self._span_sums: list[np.ndarray | None] = [None] * len(self._spans)
 
     def add(self, hidden: np.ndarray) -> None:
         """Adds the hidden states of the next tokens, [n, D] float32."""
         is_first = self._num_tokens == 0
+        for index, span in enumerate(self._spans):
+            begin, end = (max(each - self._num_tokens, 0) for each in span)
+            self._span_sums[index] = _summed(self._span_sums[index], hidden[begin:end])
         self._num_tokens += len(hidden)
         if self._pooling == "last":
             self._kept = hidden[-1]
@@ -41,11 +47,26 @@ class Pooler:
         if self._pooling == "cls":
             self._kept = hidden[0] if is_first else self._kept
             return
-        rows = hidden if self._kept is None else np.concatenate([self._kept[None], hidden])
-        self._kept = np.add.accumulate(rows, axis=0, dtype=np.float32)[-1]
+        self._kept = _summed(self._kept, hidden)
 
     def vector(self) -> np.ndarray:
         """The vector of all tokens so far, [D] float32."""
         assert self._kept is not None, "no token has been pooled"
         divisor = self._num_tokens if self._pooling == "mean" else 1
         return self._kept / np.float32(divisor)
+
+    def spans(self) -> np.ndarray:
+        """The mean of each span, [spans, D] float32."""
+        lengths = [np.float32(end - begin) for begin, end in self._spans]
+        means = [
+            total / length
+            for total, length in zip(self._span_sums, lengths, strict=True)
+            if total is not None
+        ]
+        return np.array(means, np.float32)
+
+
+def _summed(total: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    """The sum of a total [D] and of rows [n, D], one after another; None of nothing."""
+    rows = rows if total is None else np.concatenate([total[None], rows])
+    return np.add.accumulate(rows, axis=0, dtype=np.float32)[-1] if len(rows) else None

@@ -103,8 +103,8 @@ class StepEvents:
             return
         vector = self._executor.vector(pooler.vector())
         if np.isfinite(vector).all():
-            pooled = tuple(vector.tolist())
-            self.add(sequence, output.finish(FinishReason.STOP, pooled=pooled))
+            pooled, spans = tuple(vector.tolist()), pooler.spans().tobytes()
+            self.add(sequence, output.finish(FinishReason.STOP, pooled=pooled, spans=spans))
         else:
             self._scheduler.invalidate(sequence)
             self.add(sequence, output.fail(RowFailure.NOT_FINITE))

@@ -85,6 +85,14 @@ def _check_span(span: EmbedSpan) -> None:
 
 
 def _check_pooling(request: Request) -> None:
+    most = 0 if request.pooling is None else len(request.prompt_token_ids)
+    for begin, end in request.pooled_spans:
+        if not 0 <= begin < end <= most:
+            raise FieldError(
+                "pooled_spans",
+                f"a span of a request with pooling is some of its {most} tokens, got "
+                f"{begin} to {end}",
+            )
     if request.pooling is None:
         return
     if request.pooling not in get_args(Pooling):

@@ -83,7 +83,9 @@ class DeviceState(DeviceCalls):
             functools.partial(prompt_logprobs, model, num_top_tokens(model, config)),
             out_shardings=whole,
         )
-        self._final_norm = jax.jit(model.final_norm, out_shardings=whole)
+        # An encoder's last layer ends with its norm: a call that changes nothing costs 0.3 ms.
+        norm = None if model.is_encoder else jax.jit(model.final_norm, out_shardings=whole)
+        self._final_norm = norm
         self._head = jax.jit(model.head, out_shardings=whole)
         self._adapters = AdapterStack(model, config.lora)
         self._pages = PageCopies(model, config)
@@ -254,8 +256,11 @@ class DeviceState(DeviceCalls):
         return found
 
     def final_norm(self, number: int) -> jax.Array:
+        hidden: jax.Array = dict(self._hidden)[number]
+        if self._final_norm is None:
+            return hidden
         # Bound parameters are fewer arguments, and the norm's own are not packed.
-        normed: jax.Array = self._final_norm(self._params, dict(self._hidden)[number])
+        normed: jax.Array = self._final_norm(self._params, hidden)
         return normed
 
     def head(self, pooled: np.ndarray) -> jax.Array:

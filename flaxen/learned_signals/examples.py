@@ -42,6 +42,9 @@ def make_examples(task: str, seed: int = 0) -> list[Example]:
             f"{', '.join(made_tasks())}"
         )
     made = json.loads((DATA / f"{task}.json").read_text("utf-8"))
+    if "prose" in made:  # the label that plain sentences have
+        prose = (DATA / "prose.txt").read_text("utf-8").splitlines()
+        made["blocks"].append({"labels": [made["prose"]], "templates": prose, "fill": ["-"]})
     draw = random.Random(seed)
     pairs: dict[tuple[str, ...], list[Example]] = {}
     for block in made["blocks"]:
@@ -56,7 +59,8 @@ def make_examples(task: str, seed: int = 0) -> list[Example]:
     for some in pairs.values():
         draw.shuffle(some)
         found += some[: made["num"]]
-    return [_among(each, made.get("harmless", ()), draw) for each in found]
+    longer = _among_words if made.get("is_bare") else _among
+    return [longer(each, made.get("harmless", ()), draw) for each in found]
 
 
 def _among(example: Example, harmless: Sequence[str], draw: random.Random) -> Example:
@@ -66,6 +70,18 @@ def _among(example: Example, harmless: Sequence[str], draw: random.Random) -> Ex
     some = draw.sample(harmless, draw.randint(1, min(_MOST_SENTENCES, len(harmless))))
     some.insert(draw.randint(0, len(some)), example.text)
     return Example(" ".join(some), example.labels, example.group)
+
+
+def _among_words(example: Example, harmless: Sequence[str], draw: random.Random) -> Example:
+    """The example, or the same beside harmless words without a stop between: sentences are read
+    alone, and words within one are not to hide anything."""
+    if draw.random() > _HARMLESS:
+        return example
+    words = " ".join(draw.sample(harmless, 2)).replace(".", "").lower().split()
+    some = " ".join(words[: draw.randint(3, 12)])
+    text = example.text.rstrip(".!?。")
+    text = f"{text} {some}" if draw.random() < 0.5 else f"{some} {example.text}"
+    return Example(text, example.labels, example.group)
 
 
 def read_examples(path: Path) -> list[Example]:

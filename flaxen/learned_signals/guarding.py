@@ -1,5 +1,5 @@
-"""Signals of harm: attacks on the prompt, unsafe content, own classifiers. The worst window of all
-texts that a rule reads counts."""
+"""Signals of harm: attacks on the prompt, unsafe content, own classifiers. The worst piece, or for
+own classifiers the worst window, of all texts that a rule reads counts."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def texts_read(request: RoutedRequest, include_history: bool) -> list[str]:
 async def read_all(texts: Sequence[str], read: Read) -> list[Reading]:
     """Reads texts at once."""
     return list(await asyncio.gather(*map(read, texts)))
+
+
+async def harm(readings: Sequence[Reading], name: str) -> Vectors:
+    """What a head of harm says of the suspect pieces of all texts, [pieces, labels]."""
+    return np.concatenate(await asyncio.gather(*(each.of_pieces(name) for each in readings)))
 
 
 class JailbreakFinder:
@@ -72,10 +77,8 @@ class JailbreakFinder:
             return NOT_MATCHED
         found = []
         if rule.method != "contrastive":
-            shares = [
-                each.probabilities("jailbreak")[:, self._rows].sum(axis=1) for each in readings
-            ]
-            found.append((float(np.concatenate(shares).max()), rule.threshold))
+            shares = (await harm(readings, "jailbreak"))[:, self._rows].sum(axis=1)
+            found.append((float(shares.max(initial=0.0)), rule.threshold))
         if rule.method in ("contrastive", "hybrid"):
             threshold = rule.threshold if rule.method == "contrastive" else 0.0
             margin = max(self._margin(rule.name, each.pooled) for each in readings)
@@ -105,10 +108,12 @@ class SafetyFinder:
 
     async def find(self, request: RoutedRequest, read: Read) -> Mapping[str, Found]:
         readings = await read_all(texts_read(request, False), read)
+        shares = await harm(readings, "safety") if readings else None
         found = {}
         for rule, rows in self._rows.items():
-            shares = [each.probabilities("safety")[:, rows].sum(axis=1) for each in readings]
-            risk = float(np.concatenate(shares).max()) if shares else 0.0
+            risk = 0.0
+            if shares is not None:
+                risk = float(shares[:, rows].sum(axis=1).max(initial=0.0))
             found[rule.name] = Found(
                 matched=risk >= rule.threshold,
                 confidence=risk,

@@ -26,9 +26,11 @@ TASKS = (
     "safety",
     "classifier",
 )
-# What hides in a part of a long text is looked for in each window, and the worst one counts; what a
-# text is about is asked of the whole.
-_BY_WINDOW = ("jailbreak", "pii", "safety", "classifier")
+# Harm hides in a sentence of a long text: it is looked for in each piece, and the worst one counts
+# (decision 0359). An own classifier is asked of each window; what a text is about, of the whole.
+BY_PIECE = ("jailbreak", "pii", "safety")
+# Labels of texts without harm. They hold for all pieces of a text, others for one at least.
+HARMLESS = ("benign", "safe")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,6 +45,8 @@ class Head:
       temperature: by which the numbers are divided, so that the probabilities mean what they say.
       thresholds: of a label the probability from which it counts, for the rate of false alarms that
         was asked for; a label without one counts from 0.5.
+      suspicions: of a label the probability that a piece has where it stands, from which it is read
+        alone; of no other label it is. Without any, all pieces are read alone.
       anchors: the encoder's vectors of ANCHORS, [anchors, dimensions]: its fingerprint.
       report: what was measured when it was fitted.
 
@@ -58,6 +62,7 @@ class Head:
     activation: Activation = "softmax"
     temperature: float = 1.0
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    suspicions: Mapping[str, float] = field(default_factory=dict)
     report: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,14 +78,27 @@ class Head:
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        unknown = set(self.thresholds) - set(self.labels)
+        unknown = {*self.thresholds, *self.suspicions} - set(self.labels)
         if unknown:
             raise ValueError(f"thresholds name {sorted(unknown)[0]!r}, which is no label")
 
     @property
     def reads_windows(self) -> bool:
         """Whether each window of a text is asked, instead of the whole."""
-        return self.task in _BY_WINDOW
+        return self.task == "classifier"
+
+    @property
+    def reads_pieces(self) -> bool:
+        """Whether each piece of a text is asked."""
+        return self.task in BY_PIECE
+
+    def suspects(self, in_context: Vectors) -> NDArray[np.intp]:
+        """The numbers of the pieces that are to be read alone, by what is said of them where they
+        stand, [pieces, dimensions]."""
+        if not self.suspicions or not len(in_context):
+            return np.arange(len(in_context))
+        least = [self.suspicions.get(label, np.inf) for label in self.labels]
+        return np.flatnonzero((self(in_context) >= least).any(axis=1))
 
     def probabilities(self, logits: Vectors) -> NDArray[np.float32]:
         """The probabilities [..., labels] of its numbers [..., labels]."""
@@ -104,6 +122,7 @@ class HeadStack:
 
     def __init__(self, heads: Mapping[str, Head]) -> None:
         self.heads = dict(heads)
+        self.reads_pieces = any(head.reads_pieces for head in heads.values())
         self._ends: dict[str, slice] = {}
         begin = 0
         for name, head in self.heads.items():

@@ -13,8 +13,8 @@ from safetensors.numpy import save
 from flaxen.learned_signals.head import Head
 from flaxen.learned_signals.windows import unit
 
-_FORMAT = "flaxen-head-1"
-_FIELDS = ("task", "labels", "activation", "temperature", "thresholds", "report")
+_FORMAT = "flaxen-head-2"
+_FIELDS = ("task", "labels", "activation", "temperature", "thresholds", "suspicions", "report")
 
 
 def save_head(head: Head, path: Path) -> None:

@@ -89,7 +89,8 @@ class LearnedSignals:
         return (await self._encoder.windows(text)).pooled
 
     async def _read(self, text: str) -> Reading:
-        return Reading(await self._encoder.windows(text), self._heads)
+        windows = await self._encoder.windows(text, with_pieces=self._heads.reads_pieces)
+        return Reading(windows, self._heads, self._encoder.alone)
 
     def _result(self, task: asyncio.Future[Any]) -> Mapping[str, Found] | Found:
         if not task.done():

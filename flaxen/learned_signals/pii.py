@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from flaxen.learned_signals.finder import Read
-from flaxen.learned_signals.guarding import read_all, texts_read
+from flaxen.learned_signals.guarding import harm, read_all, texts_read
 from flaxen.learned_signals.head import Head
 from flaxen.learned_signals.personal_data import personal_data
 from flaxen.router.request import RoutedRequest
@@ -30,10 +30,9 @@ class PiiFinder:
         texts = texts_read(request, rule.include_history)
         shares = {kind: 1.0 for text in texts for kind in personal_data(text)}
         if self._head is not None and texts:
-            for reading in await read_all(texts, read):
-                best = reading.probabilities("pii").max(axis=0)
-                for label, share in zip(self._head.labels, map(float, best), strict=True):
-                    shares[label] = max(share, shares.get(label, 0.0))
+            best = (await harm(await read_all(texts, read), "pii")).max(axis=0, initial=0.0)
+            for label, share in zip(self._head.labels, map(float, best), strict=True):
+                shares[label] = max(share, shares.get(label, 0.0))
         allowed = {name.upper() for name in rule.pii_types_allowed}
         refused = {kind: share for kind, share in shares.items() if kind.upper() not in allowed}
         kinds = sorted(kind for kind, share in refused.items() if share >= rule.threshold)

@@ -14,15 +14,23 @@ from flaxen.learned_signals.fingerprint import ANCHORS
 from flaxen.learned_signals.fitting import (
     Targets,
     cross_entropy,
-    fit,
     fit_temperature,
     threshold_for,
 )
-from flaxen.learned_signals.head import Activation, Head
+from flaxen.learned_signals.harm import (
+    fit_to_pieces,
+    moved,
+    read_pieces,
+    suspicions,
+    with_long,
+    worst,
+)
+from flaxen.learned_signals.head import BY_PIECE, HARMLESS, Activation, Head
 from flaxen.learned_signals.measuring import report_on
 from flaxen.learned_signals.windows import Vectors
 
 _DECAYS = (1e-5, 1e-4, 3e-4, 1e-3)
+Part = tuple[list[Vectors], Targets]  # the pieces of each text, and the texts' targets
 _PART_OF = {3: "calibration", 5: "held out"}  # of seven groups of a label; the others are fitted
 
 
@@ -60,13 +68,19 @@ async def train(
             raise ValueError(
                 f"no examples are {part}: give each label seven groups of examples or more"
             )
-    vectors = await encoder.pooled([example.text for example in examples])
+    texts = [example.text for example in examples]
+    by_piece = task in BY_PIECE
+    if by_piece:
+        pieces = await read_pieces(texts, encoder)
+    else:
+        pieces = [vector[None] for vector in await encoder.pooled(texts)]
     targets = np.array(
         [[label in example.labels for label in labels] for example in examples], np.float64
     )
-    of = {part: (vectors[indices], targets[indices]) for part, indices in rows.items()}
-    weights, bias = _best(*of["fitted"], *of["calibration"], activation)
-    x, y = of["calibration"]
+    of = {part: ([pieces[i] for i in some], targets[some]) for part, some in rows.items()}
+    weights, bias = _best(of["fitted"], of["calibration"], labels, activation)
+    some, y = with_long(*of["calibration"], labels, seed) if by_piece else of["calibration"]
+    x = worst(some, weights, bias, labels)
     head = Head(
         task=task,
         labels=labels,
@@ -76,15 +90,27 @@ async def train(
         activation=activation,
         temperature=fit_temperature(x @ weights.T + bias, y, activation),
     )
-    shares = head(x)
-    thresholds = {
-        label: min(threshold_for(shares[y[:, column] == 0, column].tolist(), false_alarms), 1.0)
-        for column, label in enumerate(labels)
-    }
-    report = report_on(head, thresholds, *of["held out"])
+    thresholds = _thresholds(head, x, y, false_alarms)
+    harmful = [label for label in labels if label not in HARMLESS]
+    if by_piece and activation == "softmax" and (len(labels), len(harmful)) == (2, 1):
+        head = replace(head, bias=moved(head, thresholds[harmful[0]]))
+        thresholds = _thresholds(head, x, y, false_alarms)
+    if by_piece:
+        calm = [texts[i] for i in rows["calibration"] if set(examples[i].labels) <= {*HARMLESS}]
+        head = replace(head, suspicions=await suspicions(head, calm, encoder, seed))
+    some, y = of["held out"]
+    report = report_on(head, thresholds, worst(some, weights, bias, labels), y)
     numbers = {part: len(indices) for part, indices in rows.items()}
     settings = {"seed": seed, "false_alarms_asked_for": false_alarms, "examples": numbers}
     return replace(head, thresholds=thresholds, report=settings | report)
+
+
+def _thresholds(head: Head, x: Vectors, y: Targets, false_alarms: float) -> dict[str, float]:
+    shares = head(x)
+    return {
+        label: min(threshold_for(shares[y[:, column] == 0, column].tolist(), false_alarms), 1.0)
+        for column, label in enumerate(head.labels)
+    }
 
 
 def divide(examples: Sequence[Example], seed: int) -> list[str]:
@@ -110,13 +136,13 @@ def _place(group: str, seed: int) -> bytes:
 
 
 def _best(
-    x: Vectors, y: Targets, other_x: Vectors, other_y: Targets, activation: Activation
+    fitted: Part, other: Part, labels: Sequence[str], activation: Activation
 ) -> tuple[Vectors, Vectors]:
     """The weights and bias of the decay whose cross-entropy on other texts is the least."""
-    shares = np.full(other_y.shape, 1 / len(other_y))
-    fitted = [fit(x, y, activation, decay) for decay in _DECAYS]
-    losses = [
-        cross_entropy((other_x @ w.T + b).astype(np.float64), other_y, activation, shares)[0]
-        for w, b in fitted
-    ]
-    return fitted[int(np.argmin(losses))]
+    shares = np.full(other[1].shape, 1 / len(other[1]))
+    found = [fit_to_pieces(*fitted, labels, activation, decay) for decay in _DECAYS]
+    losses = []
+    for w, b in found:
+        logits = worst(other[0], w, b, labels) @ w.T + b
+        losses.append(cross_entropy(logits.astype(np.float64), other[1], activation, shares)[0])
+    return found[int(np.argmin(losses))]

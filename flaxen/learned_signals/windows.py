@@ -5,9 +5,10 @@ Deliberately does not know: engines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,17 @@ from numpy.typing import NDArray
 from flaxen.text.tokenizer import Tokenizer
 
 Vectors = NDArray[np.float32]
+Ids = tuple[int, ...]
+_ENDS = ".!?。\uff01\uff1f।؟"  # of sentences
+_FEWEST = 4  # tokens of a sentence; what ends sooner is a number, or goes with the next one
+_MOST = 24  # tokens of a piece
+
+
+class Window(NamedTuple):
+    """Token ids as an encoder reads them, and where in them the pieces of the text lie."""
+
+    ids: Ids
+    spans: tuple[tuple[int, int], ...]
 
 
 class Cutter:
@@ -37,6 +49,9 @@ class Cutter:
         begin = next(i for i in range(len(whole)) if whole[i : i + len(body)] == body)
         self._prefix, self._suffix = whole[:begin], whole[begin + len(body) :]
         self._room = max_tokens - len(self._prefix) - len(self._suffix)
+        ends = {tokenizer.encode(end, add_special_tokens=False)[-1]: end for end in _ENDS}
+        # Not what stands for characters that the tokenizer does not know.
+        self._ends = {token for token, end in ends.items() if tokenizer.decode([token]) == end}
         if self._room < 1:
             raise ValueError(
                 f"a window of {max_tokens} tokens has no room between the encoder's special "
@@ -47,17 +62,37 @@ class Cutter:
         """How many windows a text of so many tokens has."""
         return len(self._begins(num_tokens))
 
-    def windows(self, text: str) -> list[tuple[int, ...]]:
-        """The windows of a text, at least one.
+    def windows(self, text: str) -> list[Window]:
+        """The windows of a text, at least one. Each piece is in the first one that has all of it.
 
         Raises:
           ValueError: the text is not valid Unicode.
         """
         ids = self._tokenizer.encode(text, add_special_tokens=False)
+        begins = self._begins(len(ids))
+        spans: list[list[tuple[int, int]]] = [[] for _ in begins]
+        for begin, end in self._pieces(ids):
+            number = max(0, -(-(end - self._room) // begins.step))
+            moved = len(self._prefix) - begins[number]
+            spans[number].append((begin + moved, end + moved))
         return [
-            (*self._prefix, *ids[begin : begin + self._room], *self._suffix)
-            for begin in self._begins(len(ids))
+            Window(self.framed(ids[begin : begin + self._room]), tuple(some))
+            for begin, some in zip(begins, spans, strict=True)
         ]
+
+    def framed(self, ids: Sequence[int]) -> Ids:
+        """Tokens between the encoder's special ones."""
+        return (*self._prefix, *ids, *self._suffix)
+
+    def _pieces(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Where sentences begin and end; long ones in parts that share half of their tokens."""
+        most = max(1, min(_MOST, self._room // 4))  # so that some window has all of a piece
+        step, begin = max(1, most // 2), 0
+        for end, token in enumerate(ids, 1):
+            if end == len(ids) or (token in self._ends and end - begin >= _FEWEST):
+                for first in range(begin, max(begin + 1, end - most // 2), step):
+                    yield first, min(first + most, end)
+                begin = end
 
     def _begins(self, num_tokens: int) -> range:
         step = max(1, self._room - self._room // 4)
@@ -66,9 +101,17 @@ class Cutter:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """What the encoder gave for a text: float32 [windows, dimensions], each of length 1."""
+    """What the encoder gave for a text.
+
+    Attributes:
+      vectors: float32 [windows, dimensions], each of length 1.
+      pieces: short parts of the text as the encoder would read them alone; () if not asked for.
+      in_context: what the windows say of these, [pieces, dimensions], each of length 1.
+    """
 
     vectors: Vectors
+    pieces: tuple[Ids, ...] = ()
+    in_context: Vectors = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @cached_property
     def pooled(self) -> Vectors:
@@ -89,8 +132,3 @@ def unit(vector: Vectors) -> Vectors:
     """A vector, or the rows of a matrix, with length 1; zero stays zero."""
     lengths = np.linalg.norm(vector, axis=-1, keepdims=True)
     return np.asarray(vector / np.maximum(lengths, np.float32(1e-12)), np.float32)
-
-
-def stacked(vectors: Sequence[Sequence[float]]) -> Vectors:
-    """The windows' vectors of an encoder as rows of length 1."""
-    return unit(np.asarray(vectors, np.float32))

@@ -79,6 +79,7 @@ class Finish:
     num_output_tokens: int
     num_cached_tokens: int  # prompt tokens found in the prefix cache
     pooled: tuple[float, ...] | None = None  # the vector, if the request asked for pooling
+    spans: bytes = b""  # of the request's pooled_spans, float32 [spans, D] row by row
     queue_s: float  # seconds from submission to its first step
     num_preemptions: int = 0
     # The version of the weights at the first step; later tokens may come of newer weights.

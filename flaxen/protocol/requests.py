@@ -184,6 +184,8 @@ class Request:
     grammar: Callable[[], Grammar] | None = None
     prompt_embeds: tuple[EmbedSpan, ...] = ()  # in place of the prompt's tokens, in order
     pooling: Pooling | None = None  # asks for a vector of the prompt in place of output tokens
+    # With pooling: also the mean of these tokens, each from its first to before its last one.
+    pooled_spans: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))

@@ -38,6 +38,7 @@ class Sequence:
     grammar: GrammarState | None = None  # None allows all tokens
     prompt_embeds: tuple[EmbedSpan, ...] = ()
     pooling: Pooling | None = None
+    pooled_spans: tuple[tuple[int, int], ...] = ()
     row_settings: Any = None  # from the executor: the settings of its row, without seed and tokens
 
     # If True, no step is planned for it before all sampled tokens have reached the host, because a
@@ -83,7 +84,8 @@ class Sequence:
     @property
     def needs_whole_prompt(self) -> bool:
         """Whether each prompt token has a result, so that none may come from the prefix cache."""
-        return self.prompt_logprobs is not None or self.pooling in ("mean", "cls")
+        is_pooled = self.pooling in ("mean", "cls") or bool(self.pooled_spans)
+        return self.prompt_logprobs is not None or is_pooled
 
     @property
     def num_output_tokens(self) -> int:
@@ -113,6 +115,7 @@ def sequence_of(checked: CheckedRequest, index: int, seed: int, arrival_s: float
         row_settings=checked.row_settings,
         prompt_embeds=request.prompt_embeds,
         pooling=request.pooling,
+        pooled_spans=request.pooled_spans,
         waits_for_tokens=request.pooling is not None,
     )
 

@@ -49,6 +49,17 @@ def test_the_last_token_and_the_mean_of_all() -> None:
     assert found == {"l": (8.0, 1.0), "m": (5.0, 1.0)}
 
 
+def test_the_mean_of_each_span_in_any_chunks() -> None:
+    hidden = np.arange(20, dtype=np.float32).reshape(10, 2)
+    spans = ((0, 3), (2, 10), (9, 10))
+    for chunks in ([10], [1, 2, 7], [5, 5]):
+        pooler = Pooler("last", spans)
+        for begin, num in zip(np.cumsum([0, *chunks]), chunks, strict=False):
+            pooler.add(hidden[begin : begin + num])
+        expected = [hidden[begin:end].mean(axis=0) for begin, end in spans]
+        np.testing.assert_array_equal(pooler.spans(), expected)
+
+
 def test_a_prompt_in_chunks_and_after_preemption() -> None:
     engine = fake_engine(replace(SMALL, max_num_batched_tokens=8))
     prompt = list(range(3, 43))
@@ -119,6 +130,8 @@ def test_a_vector_that_is_not_finite_fails_alone(executor: JaxExecutor) -> None:
         ({"sampling": SamplingParams(n=2)}, "samples no token: leave its sampling out"),
         ({"sampling": SamplingParams(logprobs=1)}, "samples no token: leave its sampling out"),
         ({"grammar": lambda: None}, "samples no token: leave grammar out"),
+        ({"pooled_spans": ((0, 2),)}, "some of its 1 tokens, got 0 to 2"),
+        ({"pooling": None, "pooled_spans": ((0, 1),)}, "some of its 0 tokens, got 0 to 1"),
     ],
 )
 def test_what_does_not_go_with_pooling_is_refused(changes: dict[str, object], match: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from flaxen.learned_signals.finder import LearnedFinder
 from flaxen.learned_signals.head import Head, HeadStack
 from flaxen.learned_signals.reading import Reading
-from flaxen.learned_signals.windows import Vectors, Windows, unit
+from flaxen.learned_signals.windows import Ids, Vectors, Windows, unit
 from flaxen.router.request import Message, RoutedRequest
 from flaxen.router.signals.found import Found
 
@@ -32,10 +32,17 @@ def find(
     vectors: Mapping[str, Vectors | Sequence[Vectors]],
     heads: Mapping[str, Head] | None = None,
 ) -> Mapping[str, Found]:
-    """What a finder finds where texts have these vectors, or one for each window."""
+    """What a finder finds where texts have these vectors, or one for each window, which is also a
+    piece that says the same alone."""
 
     async def read(text: str) -> Reading:
-        return Reading(Windows(np.atleast_2d(np.asarray(vectors[text]))), HeadStack(heads or {}))
+        rows = np.atleast_2d(np.asarray(vectors[text]))
+        windows = Windows(rows, tuple((number,) for number in range(len(rows))), rows)
+
+        async def alone(pieces: Sequence[Ids]) -> Vectors:
+            return rows[[number for [number] in pieces]]
+
+        return Reading(windows, HeadStack(heads or {}), alone)
 
     return asyncio.run(_find(finder, request, read))
 

@@ -65,7 +65,7 @@ def test_windows_cover_every_token(num_tokens: int, most: int, parts: Parts) -> 
     room = most - 2
     step = max(1, room - room // 4)
     covered: list[int] = []
-    for index, (begin, *body, end) in enumerate(windows):
+    for index, ((begin, *body, end), _) in enumerate(windows):
         assert (begin, end) == (first, last)
         assert len(body) <= room
         assert body == ids[index * step : index * step + len(body)]
@@ -73,7 +73,46 @@ def test_windows_cover_every_token(num_tokens: int, most: int, parts: Parts) -> 
         covered = ids[: index * step + len(body)]
     assert covered == ids
     if num_tokens <= room:
-        assert windows == [tuple(parts.tokenizer.encode(text))]
+        assert [window.ids for window in windows] == [tuple(parts.tokenizer.encode(text))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=st.lists(st.integers(0, 7), max_size=300), most=st.integers(3, 258))
+def test_pieces_cover_every_token_once_or_share_half(
+    drawn: list[int], most: int, parts: Parts
+) -> None:
+    """A piece ends with a sentence, or is half of the next one."""
+    words = ["sky", "sea", "is", "blue", "deep", "red", "fish", "."]
+    ids = parts.tokenizer.encode(" ".join(words[i] for i in drawn), add_special_tokens=False)
+    cutter = Cutter(parts.tokenizer, most)
+    room = most - 2
+    step, longest = max(1, room - room // 4), max(1, min(24, room // 4))
+    pieces = []
+    for index, (window, spans) in enumerate(cutter.windows(" ".join(words[i] for i in drawn))):
+        for begin, end in spans:
+            at = index * step + begin - 1
+            assert list(window[begin:end]) == ids[at : at + end - begin]
+            assert 0 < end - begin <= longest
+            pieces.append((at, at + end - begin))
+    covered = 0
+    for begin, end in sorted(pieces):
+        assert begin in (covered, covered - longest + longest // 2)
+        covered = end
+    assert covered == len(ids)
+
+
+def test_a_piece_alone_does_not_depend_on_what_stands_around_it(make_encoder: MakeEncoder) -> None:
+    async def pieces(encoder: Encoder, text: str) -> tuple[Windows, np.ndarray]:
+        windows = await encoder.windows(text, with_pieces=True)
+        return windows, await encoder.alone(windows.pieces)
+
+    short, one = asyncio.run(pieces(make_encoder(), "the sky is blue ."))
+    long, several = asyncio.run(pieces(make_encoder(), "fish deep sea a . the sky is blue ."))
+    assert long.pieces[1:] == short.pieces
+    np.testing.assert_array_equal(several[1], one[0])
+    np.testing.assert_array_equal(one, short.vectors)
+    assert not np.allclose(long.in_context[1], short.in_context[0], atol=1e-3)
+    assert long.in_context.shape == several.shape
 
 
 def test_a_window_without_room_is_refused(parts: Parts) -> None:

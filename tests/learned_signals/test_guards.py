@@ -1,15 +1,21 @@
-"""Signals of harm: the worst window of all texts counts, and personal data is found by its form."""
+"""Signals of harm: the worst piece of all texts counts, and personal data is found by its form."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from flaxen.learned_signals.guarding import ClassifierFinder, JailbreakFinder, SafetyFinder
+from flaxen.learned_signals.head import HeadStack
 from flaxen.learned_signals.personal_data import personal_data
 from flaxen.learned_signals.pii import PiiFinder
+from flaxen.learned_signals.reading import Reading
+from flaxen.learned_signals.windows import Windows
 from flaxen.router.signals.found import Found
 from flaxen.router.signals.guards import JailbreakRule, PiiRule, SafetyRule
 from flaxen.router.signals.heads import ClassifierRule
@@ -26,10 +32,28 @@ def jailbreak(rule: JailbreakRule, *turns: str) -> Found:
     return find(finder, asked(*turns), VECTORS, {"jailbreak": ATTACKS})["r"]
 
 
-def test_an_attack_in_one_window_of_a_long_text_is_found() -> None:
+def test_an_attack_in_one_piece_of_a_long_text_is_found() -> None:
     rule = JailbreakRule(name="r", threshold=0.5)
     assert jailbreak(rule, "long").matched is True
     assert jailbreak(rule, "good").matched is False
+
+
+def test_only_suspect_pieces_are_read_alone() -> None:
+    """A piece that looks harmless where it stands is not asked again."""
+    read: list[tuple[int, ...]] = []
+
+    async def alone(pieces: Sequence[tuple[int, ...]]) -> np.ndarray:
+        read.extend(pieces)
+        return np.stack([BAD] * len(pieces))
+
+    wary = replace(ATTACKS, suspicions={"jailbreak": 0.5})
+    stack = HeadStack({"jailbreak": wary})
+    for rows, suspects in (([GOOD, BAD], [(1,)]), ([GOOD, GOOD], [])):
+        windows = Windows(np.stack([GOOD]), ((0,), (1,)), np.stack(rows))
+        shares = asyncio.run(Reading(windows, stack, alone).of_pieces("jailbreak"))
+        assert read == suspects
+        assert shares.shape == (len(suspects), 2)
+        read.clear()
 
 
 def test_an_attack_before_is_found_with_the_history_alone() -> None:
