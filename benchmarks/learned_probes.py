@@ -48,13 +48,33 @@ async def agreement(encoder: Encoder, heads: Mapping[str, Head]) -> dict[str, An
         total[probe.recipe] += 1
         agree[probe.recipe] += got == probe.decision
         if got != probe.decision:
-            others.append(f"{probe.name}: expected {probe.decision}, got {got}: {why}")
+            others.append(
+                {"variant": probe.name, "expected": probe.decision, "got": got, "why": why}
+            )
     return {
         "agree": agree.total(),
         "variants": total.total(),
         "by_recipe": {name: f"{agree[name]} of {total[name]}" for name in total},
         "disagreements": others,
     }
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The disagreements of `agreement` as a table of Markdown, by recipe."""
+    lines = [
+        "# Probes that our heads decide otherwise than the reference expects",
+        "",
+        f"{result['agree']} of {result['variants']} variants agree. Written by "
+        "`benchmarks/router_learned.py probes --write`; each line has the learned signals that "
+        "matched.",
+        "",
+        "| variant | expected | decided | because |",
+        "| --- | --- | --- | --- |",
+    ]
+    for each in result["disagreements"]:
+        row = (each["variant"], each["expected"], each["got"], each["why"] or "no signal matched")
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
 
 
 async def decide(

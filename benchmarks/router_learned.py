@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from learned_data import attacks, docstrings, joined_questions, lengthened, mmlu_questions
-from learned_probes import agreement
+from learned_probes import agreement, table
 
 from flaxen.learned_signals.encoder import Encoder, OpenEncoder
 from flaxen.learned_signals.examples import made_tasks, make_examples
@@ -201,6 +201,8 @@ def main() -> None:
     print(json.dumps(result, indent=2, ensure_ascii=False))
     if options.write:
         RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        if result.get("probes"):
+            RESULT.with_name("router_probes.md").write_text(table(result["probes"]))
 
 
 def processor() -> str:

@@ -118,6 +118,8 @@ class Encoder:
         return np.stack(found) if found else np.zeros((0, 0), np.float32)
 
     async def _read(self, windows: Sequence[Window]) -> list[_Found]:
+        if len(windows) == 1:  # without a task more
+            return [await self._window(windows[0])]
         found: list[_Found] = []
         num = max(1, _AT_ONCE // max(len(each.ids) for each in windows))
         for begin in range(0, len(windows), num):

@@ -10,10 +10,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from flaxen.learned_signals.head import Head
+from flaxen.learned_signals.head import BY_PIECE, Head
 from flaxen.learned_signals.windows import unit
 
-_FORMAT = "flaxen-head-2"
+_FORMAT = "flaxen-head-1"
 _FIELDS = ("task", "labels", "activation", "temperature", "thresholds", "suspicions", "report")
 
 
@@ -57,6 +57,11 @@ def load_head(path: Path) -> Head:
     except SafetensorError as error:
         raise ValueError(f"{path} is no head: {error}") from None
     described: dict[str, Any] = json.loads(metadata[_FORMAT])
+    if described["task"] in BY_PIECE and "suspicions" not in described:
+        raise ValueError(
+            f"{path} was fitted to whole windows, and {described['task']} is looked for in "
+            f"sentences now: train it again with flaxen route train {described['task']}"
+        )
     described["labels"] = tuple(described["labels"])
     weights, bias = (tensors[name].astype(np.float32) for name in ("weights", "bias"))
     return Head(

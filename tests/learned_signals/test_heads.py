@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flaxen.learned_signals import head_file
 from flaxen.learned_signals.classified import (
     ComplexityHeadFinder,
     DomainFinder,
@@ -39,7 +40,12 @@ def random_head(task: str, labels: int, dimensions: int = 6, **fields: object) -
 
 def test_a_saved_head_is_the_one_that_was_saved(tmp_path: Path) -> None:
     head = random_head(
-        "jailbreak", 2, temperature=1.7, thresholds={"label 1": 0.3}, report={"accuracy": 0.9}
+        "jailbreak",
+        2,
+        temperature=1.7,
+        thresholds={"label 1": 0.3},
+        suspicions={"label 1": 0.1},
+        report={"accuracy": 0.9},
     )
     save_head(head, tmp_path / "head")
     read = load_head(tmp_path / "head")
@@ -52,6 +58,18 @@ def test_a_saved_head_is_the_one_that_was_saved(tmp_path: Path) -> None:
         else:
             assert one == other
     assert [path.name for path in tmp_path.iterdir()] == ["head"]
+
+
+def test_a_head_of_harm_from_before_it_read_sentences_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = tuple(name for name in head_file._FIELDS if name != "suspicions")
+    monkeypatch.setattr(head_file, "_FIELDS", fields)
+    save_head(random_head("safety", 2), tmp_path / "old")
+    save_head(random_head("domain", 2), tmp_path / "domain")
+    assert load_head(tmp_path / "domain").suspicions == {}
+    with pytest.raises(ValueError, match="again with flaxen route train safety"):
+        load_head(tmp_path / "old")
 
 
 def test_what_is_no_head_is_refused(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from flaxen.learned_signals.examples import Example, made_tasks, make_examples, read_examples
 from flaxen.learned_signals.fitting import cross_entropy, fit, fit_temperature, threshold_for
+from flaxen.learned_signals.harm import fit_to_pieces, with_long, worst
 from flaxen.learned_signals.head import TASKS, Activation
 from flaxen.learned_signals.head_file import load_head, save_head
 from flaxen.learned_signals.measuring import calibration_curve
 from flaxen.learned_signals.training import divide, train
+from flaxen.learned_signals.windows import unit
 from tests.learned_signals.conftest import MakeEncoder
 
 RNG = np.random.default_rng(0)
@@ -158,3 +160,35 @@ def test_records_are_read_and_others_refused_with_their_line(tmp_path: Path) -> 
     path.write_text("\n")
     with pytest.raises(ValueError, match="has no examples"):
         read_examples(path)
+
+
+def test_a_head_of_harm_learns_which_piece_of_a_text_is_harmful() -> None:
+    """Texts of three pieces, of which one says harm, and harmless texts of the other pieces."""
+    calm = unit(np.array([[1, 0.2, 0], [1, -0.2, 0], [1, 0, 0.1]], np.float32))
+    harm = unit(np.array([[0.3, 0, 1]], np.float32))
+    labels = ("benign", "jailbreak")
+    attacks = [np.concatenate([calm[:place], harm, calm[place:]]) for place in range(4)] * 5
+    pieces, targets = [*attacks, *[calm] * 20], np.eye(2)[[1] * 20 + [0] * 20]
+    weights, bias = fit_to_pieces(pieces, targets, labels, "softmax", 1e-4)
+    rows = worst(pieces, weights, bias, labels)
+    assert (rows[:20] == harm).all()
+    margins = (rows @ weights.T + bias) @ [-1, 1]
+    assert margins[:20].min() > 2 > -2 > margins[20:].max()
+    some, of = with_long(pieces, targets, labels, 0)
+    assert {len(each) for each in some[40:]} == {24}  # eight texts of three pieces
+    np.testing.assert_array_equal(of[40:], np.eye(2)[[0] * 20])
+
+
+def test_one_half_has_the_rate_of_false_alarms_that_was_asked_for(
+    make_encoder: MakeEncoder,
+) -> None:
+    words = ("a", "b", "c", "sky", "sea", "is", "blue", "deep", "red", "not")
+    some = [
+        Example(f"{first} {second} {end} .", (label,), f"{first} {second} {label}")
+        for label, end in (("benign", "fish"), ("jailbreak", "the"))
+        for first in words
+        for second in words[:4]
+    ]
+    head = asyncio.run(train("jailbreak", some, make_encoder(), false_alarms=0.0))
+    assert head.thresholds["jailbreak"] == pytest.approx(0.5, abs=1e-4)
+    assert set(head.suspicions) == {"jailbreak"}
