@@ -32,14 +32,14 @@ class Pooler:
         """Starts again from the first token, for example after preemption."""
         self._kept: np.ndarray | None = None  # one hidden state, or the sum of all so far
         self._num_tokens = 0
-        self._span_sums: list[np.ndarray | None] = [None] * len(self._spans)
+        self._span_sums: list[np.ndarray] = [np.zeros((), np.float32)] * len(self._spans)
 
     def add(self, hidden: np.ndarray) -> None:
         """Adds the hidden states of the next tokens, [n, D] float32."""
         is_first = self._num_tokens == 0
         for index, span in enumerate(self._spans):
             begin, end = (max(each - self._num_tokens, 0) for each in span)
-            self._span_sums[index] = _summed(self._span_sums[index], hidden[begin:end])
+            self._span_sums[index] = self._span_sums[index] + hidden[begin:end].sum(axis=0)
         self._num_tokens += len(hidden)
         if self._pooling == "last":
             self._kept = hidden[-1]
@@ -47,7 +47,8 @@ class Pooler:
         if self._pooling == "cls":
             self._kept = hidden[0] if is_first else self._kept
             return
-        self._kept = _summed(self._kept, hidden)
+        rows = hidden if self._kept is None else np.concatenate([self._kept[None], hidden])
+        self._kept = np.add.accumulate(rows, axis=0, dtype=np.float32)[-1]
 
     def vector(self) -> np.ndarray:
         """The vector of all tokens so far, [D] float32."""
@@ -57,16 +58,5 @@ class Pooler:
 
     def spans(self) -> np.ndarray:
         """The mean of each span, [spans, D] float32."""
-        lengths = [np.float32(end - begin) for begin, end in self._spans]
-        means = [
-            total / length
-            for total, length in zip(self._span_sums, lengths, strict=True)
-            if total is not None
-        ]
-        return np.array(means, np.float32)
-
-
-def _summed(total: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    """The sum of a total [D] and of rows [n, D], one after another; None of nothing."""
-    rows = rows if total is None else np.concatenate([total[None], rows])
-    return np.add.accumulate(rows, axis=0, dtype=np.float32)[-1] if len(rows) else None
+        sums = zip(self._span_sums, self._spans, strict=True)
+        return np.array([total / (end - begin) for total, (begin, end) in sums], np.float32)

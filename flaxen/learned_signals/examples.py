@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,19 @@ def make_examples(task: str, seed: int = 0) -> list[Example]:
     found: list[Example] = []
     for some in pairs.values():
         draw.shuffle(some)
-        found += some[: made["num"]]
+        found += _from_each_group(some, made.get("most_of_group", len(some)))[: made["num"]]
     longer = _among_words if made.get("is_bare") else _among
     return [longer(each, made.get("harmless", ()), draw) for each in found]
+
+
+def _from_each_group(examples: Sequence[Example], most: int) -> list[Example]:
+    counts: Counter[str] = Counter()
+    found = []
+    for example in examples:
+        counts[example.group] += 1
+        if counts[example.group] <= most:
+            found.append(example)
+    return found
 
 
 def _among(example: Example, harmless: Sequence[str], draw: random.Random) -> Example:

@@ -47,7 +47,7 @@ def fit_to_pieces(
       pieces: of each text.
       targets: of the texts [texts, labels]. Those without harm hold for all pieces of a text.
     """
-    harmful = (targets * _harm_of(labels)).any(axis=1)
+    harmful = (targets * _harm_of(labels)).max(axis=1).tolist()
     chosen = list(pieces)
     for _ in range(_ROUNDS if max(map(len, pieces)) > 1 else 1):
         rows = np.repeat(targets, [len(some) for some in chosen], axis=0)

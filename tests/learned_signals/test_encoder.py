@@ -101,15 +101,47 @@ def test_pieces_cover_every_token_once_or_share_half(
     assert covered == len(ids)
 
 
+class Letters:
+    """A tokenizer whose tokens are letters, between 0 and 1."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        ids = [ord(letter) for letter in text]
+        return [0, *ids, 1] if add_special_tokens else ids
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+def test_a_piece_is_a_sentence() -> None:
+    cutter = Cutter(Letters(), 128)  # type: ignore[arg-type]
+
+    def pieces(text: str) -> list[str]:
+        [(ids, spans)] = cutter.windows(text)
+        return ["".join(map(chr, ids[begin:end])) for begin, end in spans]
+
+    assert pieces("Come here! Is it 3? 你好吗朋友。No") == [
+        "Come here!",
+        " Is it 3?",
+        " 你好吗朋友。",
+        "No",
+    ]
+    assert pieces("1. First") == ["1. First"]  # a number is no sentence
+    assert pieces("") == []
+
+
 def test_a_piece_alone_does_not_depend_on_what_stands_around_it(make_encoder: MakeEncoder) -> None:
     async def pieces(encoder: Encoder, text: str) -> tuple[Windows, np.ndarray]:
         windows = await encoder.windows(text, with_pieces=True)
         return windows, await encoder.alone(windows.pieces)
 
-    short, one = asyncio.run(pieces(make_encoder(), "the sky is blue ."))
-    long, several = asyncio.run(pieces(make_encoder(), "fish deep sea a . the sky is blue ."))
-    assert long.pieces[1:] == short.pieces
-    np.testing.assert_array_equal(several[1], one[0])
+    words = ("the sky is blue a fish " * 4 + "deep red sea " * 4).split()
+    long, several = asyncio.run(pieces(make_encoder(), " ".join(words)))
+    most = len(long.pieces[0]) - 2
+    begin = most // 2  # of the second piece
+    middle = " ".join(words[begin : begin + most])
+    short, one = asyncio.run(pieces(make_encoder(), middle))
+    assert short.pieces == (long.pieces[1],)
+    np.testing.assert_array_equal(one[0], several[1])
     np.testing.assert_array_equal(one, short.vectors)
     assert not np.allclose(long.in_context[1], short.in_context[0], atol=1e-3)
     assert long.in_context.shape == several.shape
