@@ -90,7 +90,7 @@ class Cutter:
         step, begin = max(1, most // 2), 0
         for end, token in enumerate(ids, 1):
             if end == len(ids) or (token in self._ends and end - begin >= _FEWEST):
-                for first in range(begin, max(begin + 1, end - most // 2), step):
+                for first in range(begin, max(begin + 1, end - most + step), step):
                     yield first, min(first + most, end)
                 begin = end
 
