@@ -16,8 +16,10 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscop
 # compiles for them as fast as it can. All others compile as users do, tests/parity first of all
 # (decision 0337).
 QUICK := $(addprefix tests/,attention_kernels bridges docs engine execution expert_kernels kernels mesh \
-	models quantizing recurrences tensors tools training weights e2e/test_fine_tuning.py \
-	e2e/test_interrupts.py e2e/test_resume.py test_train_own_example.py)
+	models quantizing recurrences tensors tools training weights cli/test_eval.py \
+	cli/test_export.py e2e/test_fine_tuning.py e2e/test_interrupts.py e2e/test_resume.py \
+	test_functions.py test_grpo_example.py test_pooled_decoders.py test_train_own_example.py \
+	test_trainer.py)
 QUICK_XLA = XLA_FLAGS="$$($(BIN)/python tools/known_xla_flags.py \
 	--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false)"
 # All tests, with options of pytest; the second part also runs where the first failed.
