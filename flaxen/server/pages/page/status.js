@@ -48,6 +48,7 @@ function rate(name, now) {
 function facts(metrics, rates) {
   const queries = metrics.sum("prefix_cache_queries_total");
   const drafts = metrics.sum("spec_decode_num_draft_tokens_total");
+  const host = metrics.sum("kv_offload_host_bytes");
   const kv = metrics.most("kv_cache_usage_perc");
   const used = metrics.sum("models_memory_bytes");
   const open = metrics.sum("llm_router_requests_open");
@@ -61,6 +62,10 @@ function facts(metrics, rates) {
   ];
   if (kv !== undefined) found.push(["KV cache in use", percent(kv), meter(kv)]);
   if (queries) found.push(["Prompts from the cache", percent(metrics.sum("prefix_cache_hits_total") / queries)]);
+  if (host !== undefined) {
+    found.push(["From stored pages", percent((metrics.sum("external_prefix_cache_hits_total") ?? 0) / (queries || 1))]);
+    found.push(["Stored pages", `${gib(host)} + ${gib(metrics.sum("kv_offload_disk_bytes"))} GiB`]);
+  }
   if (drafts) {
     found.push(["Drafts accepted", percent(metrics.sum("spec_decode_num_accepted_tokens_total") / drafts)]);
   }
