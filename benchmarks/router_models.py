@@ -74,6 +74,7 @@ def main() -> None:
         (directory / "router.yaml").write_text(ROUTER)
         command = ["serve", MODEL, "--enable-lora", "--lora-modules", f"{ADAPTER}={adapter}"]
         command += ["--router", str(directory / "router.yaml"), "--router-heads", str(heads)]
+        command += ["--request-timeout-s", "3600"]
         server = subprocess.Popen(
             [sys.executable, "-m", "flaxen", *command, "--port", str(PORT)],
             stderr=subprocess.DEVNULL,
