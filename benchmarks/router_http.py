@@ -10,7 +10,10 @@ that between the router and the proxy is what deciding adds to any proxy in Pyth
 A client's first request in each turn is counted apart: for it the router and the proxy open a
 connection to the server, which has closed those that were idle for 5 s; clients have theirs open.
 
-    python benchmarks/router_http.py [--write]
+With --before the router of another checkout takes turns, too. Beside the times, the processor's
+time of each process for a request is counted.
+
+    python benchmarks/router_http.py [--before DIRECTORY] [--write]
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,7 @@ from report import report
 
 from flaxen.routing.http_client import HttpClient
 
-CLIENTS, ROUNDS, ROUND_S, PAUSE_S, ANSWER_S = 64, 3, 6.0, 0.5, 0.05
+CLIENTS, ROUNDS, ROUND_S, PAUSE_S, ANSWER_S = 64, 3, 5.0, 0.5, 0.05
 RANKS = (50, 90, 99)
 ROUTER = """
 version: v0.3
@@ -109,16 +113,47 @@ async def ask(port: int, first: list[float], times: list[float], ends_s: float) 
     writer.close()
 
 
-async def measure(ports: dict[str, int]) -> dict[str, tuple[list[float], list[float]]]:
-    """The milliseconds of all requests: first ones, and the others."""
-    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ports}
-    for port in ports.values():  # modules are imported
-        await asyncio.gather(*(ask(port, [], [], time.monotonic() + 1) for _ in range(CLIENTS)))
+def processor_us(pid: int) -> float:
+    """The processor's time that a process's main thread took, in microseconds."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e3
+
+
+@dataclass
+class Way:
+    """A way to the server: its port, its process, and what was measured, in milliseconds."""
+
+    port: int
+    pid: int
+    first: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+    processor_us: float = 0.0
+
+    async def ask(self, seconds: float) -> None:
+        """All clients' turn."""
+        begin_us, ends_s = processor_us(self.pid), time.monotonic() + seconds
+        clients = (ask(self.port, self.first, self.others, ends_s) for _ in range(CLIENTS))
+        await asyncio.gather(*clients)
+        self.processor_us += processor_us(self.pid) - begin_us
+
+    def figures(self) -> dict[str, float]:
+        """What was measured."""
+        num = len(self.first) + len(self.others)
+        return {
+            "requests": len(self.others),
+            "processor_us": round(self.processor_us / num),
+            **{f"p{rank}_ms": percentile(self.others, rank) for rank in RANKS},
+            **{f"first_p{rank}_ms": percentile(self.first, rank) for rank in RANKS},
+        }
+
+
+async def measure(ways: list[Way]) -> None:
+    """Asks all ways in turn."""
+    for way in ways:  # modules are imported
+        await way.ask(1)
+        way.first, way.others, way.processor_us = [], [], 0.0
     for _ in range(ROUNDS):
-        for name, port in ports.items():
-            ends_s = time.monotonic() + ROUND_S
-            await asyncio.gather(*(ask(port, *times[name], ends_s) for _ in range(CLIENTS)))
-    return times
+        for way in ways:
+            await way.ask(ROUND_S)
 
 
 def percentile(times: list[float], percent: float) -> float:
@@ -126,51 +161,63 @@ def percentile(times: list[float], percent: float) -> float:
     return round(sorted(times)[min(int(len(times) * percent / 100), len(times) - 1)], 2)
 
 
+def start_router(path: Path, tree: Path, port: int) -> tuple[subprocess.Popen[str], float]:
+    """Starts the router of a checkout; returns it, and the seconds until it was ready."""
+    command = [sys.executable, "-m", "flaxen", "route", str(path), "--log-level", "warning"]
+    begin_s = time.perf_counter()
+    router = subprocess.Popen(
+        [*command, "--port", str(port)], stderr=subprocess.PIPE, text=True, cwd=tree
+    )
+    assert router.stderr is not None
+    next(line for line in router.stderr if "is served on" in line)
+    return router, round(time.perf_counter() - begin_s, 2)
+
+
 def main() -> None:
     """Measures, and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--before", type=Path, help="another checkout")
     parser.add_argument("--write", action="store_true", help="write the JSON under results/")
     options = parser.parse_args()
-    ports = {"server": 18_741, "proxy": 18_743, "router": 18_742}
+    ports = {"server": 18_741, "proxy": 18_743, "router": 18_742, "before": 18_744}
     apps = ((answer_chat, ports["server"]), (Proxy(ports["server"]), ports["proxy"]))
     servers = [multiprocessing.Process(target=serve, args=each, daemon=True) for each in apps]
     for server in servers:
         server.start()
+    ways = {
+        name: Way(ports[name], server.pid or 0)
+        for name, server in zip(("server", "proxy"), servers, strict=True)
+    }
     backend = f'backend_refs: [{{endpoint: "127.0.0.1:{ports["server"]}"}}]'
     models = ", ".join(f"{{name: {name}, {backend}}}" for name in ("small", "large"))
+    trees = {"router": Path.cwd(), **({"before": options.before} if options.before else {})}
+    routers, starts = [], dict[str, float]()
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "router.yaml"
         path.write_text(ROUTER.replace("MODELS", models))
-        command = [sys.executable, "-m", "flaxen", "route", str(path), "--log-level", "warning"]
-        begin_s = time.perf_counter()
-        router = subprocess.Popen(
-            [*command, "--port", str(ports["router"])], stderr=subprocess.PIPE, text=True
-        )
         try:
-            assert router.stderr is not None
-            next(line for line in router.stderr if "is served on" in line)
-            start_s = round(time.perf_counter() - begin_s, 2)
-            times = asyncio.run(measure(ports))
+            for name, tree in trees.items():
+                router, starts[name] = start_router(path, tree, ports[name])
+                routers.append(router)
+                ways[name] = Way(ports[name], router.pid)
+            asyncio.run(measure([*ways.values()]))
         finally:
-            router.terminate()
-            router.wait()
+            for router in routers:
+                router.terminate()
+                router.wait()
             for server in servers:
                 server.kill()
-    found: dict[str, Any] = {
-        name: {
-            "requests": len(others),
-            **{f"p{rank}_ms": percentile(others, rank) for rank in RANKS},
-            **{f"first_p{rank}_ms": percentile(first, rank) for rank in RANKS},
-        }
-        for name, (first, others) in times.items()
-    }
-    for name, other in (("router", "server"), ("proxy", "server"), ("router", "proxy")):
+    found: dict[str, Any] = {name: way.figures() for name, way in ways.items()}
+    for name, other in (
+        *((name, "server") for name in ways if name != "server"),
+        ("router", "proxy"),
+    ):
         found[f"{name}_over_{other}"] = {
             each: round(value - found[other][each], 2)
             for each, value in found[name].items()
-            if each != "requests"
+            if each.endswith("_ms")
         }
-    found |= {"clients": CLIENTS, "start_s": start_s}
+    found |= {"clients": CLIENTS, "start_s": starts["router"]}
     report("router-http", found, write=options.write)
 
 
