@@ -2,7 +2,7 @@
 
 `flaxen train` makes the adapter (about 15 minutes on two slow cores), `flaxen route train` the head
 of the domain from its own templates, and `flaxen serve --router` answers each question three times,
-greedily, four at once: by the model, by the adapter, and by whatever the router selects. The route
+greedily, eight at once: by the model, by the adapter, and by whatever the router selects. The route
 is the topic `math`, or two numbers with a sign between them. Questions: router_questions.py.
 
     python benchmarks/router_models.py [--adapter DIR] [--heads DIR] [--write]
@@ -28,8 +28,8 @@ from report import report
 from router_questions import Question, general, sums
 
 MODEL, ADAPTER, PORT = "smollm2-135m", "arithmetic", 18_744
-NUM_TRAINED, NUM_HELD_OUT, SEED, MAX_TOKENS = 2400, 100, 0, 96
-NUM_CLIENTS = 4  # at once
+NUM_TRAINED, NUM_HELD_OUT, SEED, MAX_TOKENS = 2400, 100, 0, 64
+NUM_CLIENTS = 8  # at once
 SETTINGS = {
     "data.batch_size": 4,
     "data.sequence_length": 256,
