@@ -4,11 +4,12 @@ The server is a stand-in that answers each chat after 50 ms. Clients send one re
 other, each with a pause, half of them with 300 words; they ask the server, a proxy and the router
 in turn, so that the machine is the same for all, after a second each that does not count. Rules are
 keywords alone. The proxy passes requests on as they are, by the same libraries (uvicorn with h11,
-and the router's client over httpx). The difference of percentiles to the server is what each adds;
+and the router's client). The difference of percentiles to the server is what each adds;
 that between the router and the proxy is what deciding adds to any proxy in Python.
 
-A client's first request in each turn is counted apart: for it the router and the proxy open a
-connection to the server, which has closed those that were idle for 5 s; clients have theirs open.
+The first second of each turn is counted apart: a process that had nothing to do for 15 s wakes,
+and the router and the proxy open connections to the server, which has closed those that were idle
+for 5 s; clients have theirs open.
 
 With --before the router of another checkout takes turns, too. Beside the times, the processor's
 time of each process for a request is counted.
@@ -93,10 +94,10 @@ class Proxy:
 
 
 async def ask(port: int, first: list[float], times: list[float], ends_s: float) -> None:
-    """One client: requests over one connection, with pauses; the first counts apart."""
+    """One client: requests over one connection, with pauses; the first second counts apart."""
+    steady_s = time.monotonic() + 1
     await asyncio.sleep(random.random() * PAUSE_S)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    where = first
     while time.monotonic() < ends_s:
         words = "of the sum that is asked " * random.choice((1, 60))
         body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": words}]})
@@ -107,8 +108,8 @@ async def ask(port: int, first: list[float], times: list[float], ends_s: float) 
         assert headers.startswith(b"http/1.1 200"), headers
         length = int(headers.split(b"content-length: ")[1].split(b"\r\n")[0])
         await reader.readexactly(length)
+        where = first if time.monotonic() < steady_s else times
         where.append((time.perf_counter() - begin_s) * 1e3)
-        where = times
         await asyncio.sleep(PAUSE_S * (0.5 + random.random()))
     writer.close()
 
