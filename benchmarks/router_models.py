@@ -5,7 +5,7 @@ of the domain from its own templates, and `flaxen serve --router` answers each q
 greedily, eight at once: by the model, by the adapter, and by whatever the router selects. The route
 is the topic `math`, or two numbers with a sign between them. Questions: router_questions.py.
 
-    python benchmarks/router_models.py [--adapter DIR] [--heads DIR] [--write]
+    python benchmarks/router_models.py [--adapter DIR] [--heads DIR] [--answers FILE] [--write]
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--adapter", type=Path, help="an adapter that was trained before")
     parser.add_argument("--heads", type=Path, help="heads that were trained before")
+    parser.add_argument("--answers", type=Path, help="keeps the answers of a run that ends early")
     parser.add_argument("--write", action="store_true", help="write the JSON under results/")
     options = parser.parse_args()
     records, held_out = sums(NUM_TRAINED, NUM_HELD_OUT, SEED)
@@ -81,7 +82,8 @@ def main() -> None:
         )
         try:
             wait(server)
-            answers = ask_all([*held_out, *general()])
+            kept = options.answers or directory / "answers.jsonl"
+            answers = ask_all([*held_out, *general()], kept)
         finally:
             server.terminate()
             server.wait()
@@ -134,17 +136,28 @@ def wait(server: subprocess.Popen[bytes]) -> None:
     raise SystemExit("the server was not ready after 300 s")
 
 
-def ask_all(questions: list[Question]) -> dict[str, list[dict[str, Any]]]:
-    """The answers of each way; the ways take turns, the first one too."""
+def ask_all(questions: list[Question], kept: Path) -> dict[str, list[dict[str, Any]]]:
+    """The answers of each way; the ways take turns, the first one too.
+
+    Args:
+      kept: a file of the answers; those that are in it are not asked for again.
+    """
     for model in WAYS.values():  # programs are compiled
         ask(model, questions[0])
     draw = random.Random(SEED)
     asked = [(way, each) for each in questions for way in draw.sample(list(WAYS), len(WAYS))]
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    clients = ThreadPoolExecutor(NUM_CLIENTS)
+    try:
+        rest = asked[len(lines) :]
+        with kept.open("a") as file:
+            for answer in clients.map(lambda one: ask(WAYS[one[0]], one[1]), rest):
+                print(json.dumps(answer), file=file, flush=True)
+    finally:
+        clients.shutdown(cancel_futures=True)
     answers: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    with ThreadPoolExecutor(NUM_CLIENTS) as clients:
-        found = clients.map(lambda one: ask(WAYS[one[0]], one[1]), asked)
-        for (way, _), answer in zip(asked, found, strict=True):
-            answers[way].append(answer)
+    for (way, _), line in zip(asked, kept.read_text().splitlines(), strict=True):
+        answers[way].append(json.loads(line))
     return answers
 
 
