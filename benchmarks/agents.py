@@ -3,7 +3,7 @@
 Eight sessions of 20 turns share a server whose KV cache does not hold them all. A turn sends the
 whole conversation with what a tool returned, 200 to 2,000 tokens, streams an answer of 16 tokens,
 and waits as a tool would. The turns are scaled together so that a session fits into the model's
-8,192 positions: to 64 to 640 tokens. The same work each time, whoever answers:
+8,192 positions, or into fewer (--tokens). The same work each time, whoever answers:
 
     python benchmarks/agents.py --url http://127.0.0.1:8000 --model NAME [--retention] [--label X]
 """
@@ -24,11 +24,12 @@ SESSIONS, TURNS, ANSWER = 8, 20, 16
 MOST = 7900  # tokens of a session
 
 
-def turns_of(session: int, most: int, turns: int) -> list[list[int]]:
-    """The new tokens of each turn."""
+def turns_of(session: int, most: int, turns: int, seed: int) -> list[list[int]]:
+    """The new tokens of each turn; the seed changes the tokens, not their numbers."""
     rng = np.random.default_rng(session)
     sizes = rng.integers(200, 2001, turns) * 1.0
     sizes *= (most - turns * ANSWER) / sizes.sum()
+    rng = np.random.default_rng([session, seed])
     return [rng.integers(1000, 40000, int(size)).tolist() for size in sizes]
 
 
@@ -40,7 +41,7 @@ async def run_session(
     prompt: list[int] = []
     found = []
     await asyncio.sleep(0.1 * session)
-    for turn, new in enumerate(turns_of(session, args.tokens, args.turns)):
+    for turn, new in enumerate(turns_of(session, args.tokens, args.turns, args.seed)):
         prompt = prompt + new
         body: dict[str, Any] = {
             "model": args.model, "prompt": prompt, "max_tokens": ANSWER, "temperature": 0,
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=SESSIONS)
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--tokens", type=int, default=MOST, help="of a session at its end")
+    parser.add_argument("--seed", type=int, default=0, help="another one finds nothing cached")
     parser.add_argument("--tool-s", type=float, nargs=2, default=(0.5, 2.0), metavar=("LO", "HI"))
     print(json.dumps(asyncio.run(run(parser.parse_args()))))
 

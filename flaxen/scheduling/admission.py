@@ -70,11 +70,10 @@ class Admission:
                 break
             if not queue.may_run(sequence.adapter):
                 continue
-            if sequence.fetched is not None:
-                if not sequence.fetched.is_ready:
-                    continue
-                if sequence.fetched.pages and self._pools.stored.loads:
-                    break  # the others do not wait for more copies before one step
+            if not self._has_fetched(sequence):
+                continue
+            if sequence.fetched is not None and sequence.fetched.pages and self._pools.stored.loads:
+                break  # the others do not wait for more copies before one step
             # A resumed sequence is computed from the host's tokens, so all must have arrived.
             if sequence.num_in_flight or not self._start(sequence):
                 break
@@ -101,6 +100,19 @@ class Admission:
             yield sequence, missing
         for sequence in islice(self._waiting, self._running.num_free_rows):
             yield sequence, sequence.num_tokens - self._num_cached(sequence) * self._page_size
+
+    def _has_fetched(self, sequence: Sequence) -> bool:
+        """Whether a sequence need not wait for stored pages. Cached ones that were evicted while it
+        waited are fetched too.
+        """
+        fetched = sequence.fetched
+        if fetched is None:
+            return True
+        if fetched.is_ready and not fetched.is_second:
+            if self._num_cached(sequence) >= fetched.num_expected:
+                return True
+            self._pools.fetch(sequence, self._most_found(sequence))
+        return sequence.fetched is None or sequence.fetched.is_ready
 
     def _start(self, sequence: Sequence) -> bool:
         """Admits a sequence. Returns False if there are too few free pages."""

@@ -61,6 +61,8 @@ class Fetch:
         self, pages: dict[bytes, np.ndarray], reading: Sequence[Future[dict[bytes, np.ndarray]]]
     ) -> None:
         self._pages, self._reading = pages, list(reading)
+        self.num_expected = 0  # pages of the prefix, with those that were cached then
+        self.is_second = False  # the first one found less, because cached pages went meanwhile
         self._deadline_s = time.monotonic() + _MAX_WAIT_S
 
     @property

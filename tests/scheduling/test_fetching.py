@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,32 @@ def test_a_sequence_that_ends_meanwhile_is_forgotten(
     may_read.set()
     assert admitted(scheduler.schedule()) == {}
     assert not scheduler.has_work
+
+
+def test_cached_pages_that_go_while_a_sequence_waits_come_from_the_store(
+    store: PageStore, may_read: threading.Event
+) -> None:
+    may_read.set()
+    config = replace(CONFIG, groups=full(16), max_num_seqs=2)
+    scheduler = Scheduler(config, store=store)
+    waiting, long = sequence("a", 0), sequence("long", 1000)
+    long.tokens, long.num_prompt_tokens = list(range(1000, 1060)), 60
+    scheduler.add(waiting)
+    while waiting.row is None:
+        scheduler.wait_for_pages(60)
+        scheduler.schedule()
+    scheduler.pools.stored.take_loads()
+    scheduler.end(waiting)  # its pages are cached
+    again = sequence("again", 0)
+    scheduler.add(long)
+    scheduler.add(again)
+    assert admitted(scheduler.schedule()) == {"long": 0}  # with all pages but one
+    assert again.fetched is not None
+    assert again.fetched.pages == {}  # all were cached when it was looked up
+    scheduler.end(long)
+    found: dict[str, int] = {}
+    while not found:
+        scheduler.wait_for_pages(60)
+        found = admitted(scheduler.schedule())
+    assert found == {"again": 16}
+    assert len(scheduler.pools.stored.take_loads()) == 3  # the first page was still cached

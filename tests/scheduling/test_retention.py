@@ -100,13 +100,21 @@ def test_a_turn_replaces_what_its_session_kept() -> None:
         assert pool.scheduler.pools.pools[0].num_kept == turn
 
 
-def test_half_of_the_pool_is_kept_at_most_and_the_oldest_session_goes() -> None:
+def test_half_of_the_pool_is_kept_at_most_and_who_came_first_stays_for_a_while() -> None:
     pool = Pool()
-    for name, start in (("a", 0), ("b", 100), ("c", 200)):
-        pool.ask(start, session=name, retention=60)
+    sessions = (("a", 0), ("b", 100), ("c", 200))
+    for name, start in sessions:
+        pool.ask(start, session=name, retention=600)
     assert pool.scheduler.pools.pools[0].num_kept == 8
     pool.others()
-    assert [pool.ask(start) for start in (0, 100, 200)] == [0, 12, 12]
+    assert [pool.ask(start) for _, start in sessions] == [12, 12, 0]
+    pool.now = 59.0
+    pool.ask(100, session="b", retention=600)  # is back
+    pool.now = 61.0
+    pool.ask(200, session="c", retention=600)  # takes the place of the one that is not
+    pool.others()
+    assert [pool.ask(start) for _, start in sessions] == [0, 12, 12]
+    pool.now = 200.0
     pool.ask(0, 36, session="d", retention=60)
     assert pool.scheduler.pools.pools[0].num_kept == 8  # of the 9, the first
 

@@ -134,7 +134,9 @@ class Pools:
             for content in hashes[first[i] : end]
             if not pool.holds(content)
         ]
+        is_second = sequence.fetched is not None
         sequence.fetched = store.fetch(keys)
+        sequence.fetched.num_expected, sequence.fetched.is_second = end, is_second
 
     def admit(self, sequence: Sequence, num_cached: int, num_spare: int) -> bool:
         """Allocates the first pages of a sequence, in all groups or in none.

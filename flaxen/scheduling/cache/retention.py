@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import NamedTuple, final
 
 from flaxen.scheduling.cache.pages import PagePool
 
+_RECENT_S = 60.0  # who was back since then keeps its prefix, though others want to keep theirs
 _MOST = 0.5  # of each pool: the rest is for those who keep nothing
+
+
+class _Kept(NamedTuple):
+    """The hashes of a prefix, since when they are kept, and until when."""
+
+    hashes: list[bytes]
+    since_s: float
+    until_s: float
 
 
 @final
@@ -28,12 +37,13 @@ class Retention:
 
     def __init__(self, pools: Sequence[PagePool], clock: Callable[[], float]) -> None:
         self._pools, self._clock = pools, clock
-        # By key, least recently kept first: the hashes, and until when.
-        self._kept: OrderedDict[tuple[str, ...], tuple[list[bytes], float]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, ...], _Kept] = OrderedDict()  # least recent first
         self._next_s = float("inf")
 
     def keep(self, key: tuple[str, ...], hashes: Sequence[bytes], ttl_s: float) -> None:
-        """Keeps a prefix in place of what the key kept before; others go if it is too much.
+        """Keeps a prefix in place of what the key kept before. If that is too much, those go that
+        were not back for a while; if there are none, this one is not kept. (If the latest went
+        before others, of many sessions in turns none would find anything.)
 
         Args:
           key: a salt and a session under it.
@@ -42,20 +52,23 @@ class Retention:
         """
         self.release(key)
         most = min((int(pool.num_pages * _MOST) for pool in self._pools), default=0)
-        hashes = list(hashes[:most])
-        while self._kept and any(pool.num_kept + len(hashes) > most for pool in self._pools):
-            self.release(next(iter(self._kept)))
+        hashes, now = list(hashes[:most]), self._clock()
+        while any(pool.num_kept + len(hashes) > most for pool in self._pools):
+            oldest = next(iter(self._kept), None)
+            if oldest is None or now - self._kept[oldest].since_s < _RECENT_S:
+                return
+            self.release(oldest)
         for pool in self._pools:
             pool.keep(hashes)
-        until_s = self._clock() + ttl_s
-        self._kept[key] = hashes, until_s
+        until_s = now + ttl_s
+        self._kept[key] = _Kept(hashes, now, until_s)
         self._next_s = min(self._next_s, until_s)
 
     def release(self, key: tuple[str, ...]) -> None:
         """Keeps nothing for a key any more; an unknown one is ignored."""
-        hashes, _ = self._kept.pop(key, ((), 0.0))
-        for pool in self._pools:
-            pool.unkeep(hashes)
+        if (kept := self._kept.pop(key, None)) is not None:
+            for pool in self._pools:
+                pool.unkeep(kept.hashes)
 
     def release_salt(self, salt: str) -> None:
         """The same for all keys under a salt."""
@@ -72,7 +85,7 @@ class Retention:
         now = self._clock()
         if now < self._next_s:
             return
-        for key, (_, until_s) in list(self._kept.items()):
-            if until_s <= now:
+        for key, kept in list(self._kept.items()):
+            if kept.until_s <= now:
                 self.release(key)
-        self._next_s = min((until_s for _, until_s in self._kept.values()), default=float("inf"))
+        self._next_s = min((each.until_s for each in self._kept.values()), default=float("inf"))
