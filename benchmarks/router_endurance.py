@@ -131,7 +131,8 @@ class Client:
             self.times.append(self.clock.now_s - begin_s)
             if outcome not in ("whole", "stream"):
                 self.close()
-            await asyncio.sleep(self.pause_s * (0.5 + random.random()))
+            pause_s = self.pause_s * (0.5 + random.random())
+            await asyncio.sleep(min(pause_s, max(ends_s - self.clock.now_s, 0)))
         self.close()
 
     def close(self) -> None:
