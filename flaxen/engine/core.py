@@ -190,7 +190,8 @@ class Engine(SteppedEngine):
                 self._drafts.propose(self._scheduler, is_ahead=self._in_flight is not None)
             if plans and is_held:
                 self._dispatch()
-                self._drafts.payoff.observe_wait(self._clock() - self._last_fetch_s)
+                waited_s = self._clock() - self._last_fetch_s - self._drafts.proposing_s
+                self._drafts.payoff.observe_wait(max(0.0, waited_s))
             self._sample()
             if is_idle and self._in_flight is None:
                 self._scheduler.wait_for_pages(_PAGES_WAIT_S)

@@ -44,7 +44,7 @@ class SpeculationOptions:
         _option(
             min=1,
             help="The num_speculative_tokens of --speculative-config: most tokens of a draft.",
-            show_default="15; 4 with a draft model",
+            show_default="15; 8 with a draft model",
         ),
     ] = None
 

@@ -23,7 +23,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     ),
     "draft_model": _MODEL_KEYS,
 }
-_NUM_TOKENS = {"ngram": 15, "suffix": 15, "draft_model": 4}
+_NUM_TOKENS = {"ngram": 15, "suffix": 15, "draft_model": 8}
 # Keys of vLLM's that we do not have, and what there is in their place.
 _REFUSED = {
     "disable_by_batch_size": "speculation stops by itself where it does not pay",

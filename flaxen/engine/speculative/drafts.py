@@ -6,6 +6,7 @@ Deliberately does not know: how drafts are made or verified.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Drafts:
         # then it has drafts, or its drafts depend on them.
         self.holds = False
         self.payoff = payoff
+        self.proposing_s = 0.0  # what a draft model took for the last proposals
         self._had_drafts = False
         self._drafter = drafter
         self._config, self._vocab_size = config, vocab_size
@@ -73,7 +75,7 @@ class Drafts:
           scheduler: knows the running sequences. All tokens of fetched steps have been appended.
           is_ahead: whether a step is in flight, whose tokens come before any drafts.
         """
-        self.holds = False
+        self.holds, self.proposing_s = False, 0.0
         running = scheduler.running()
         spare = self._config.max_sampled - len(running) - scheduler.num_admissible
         if self._drafter is None or spare <= 0:
@@ -86,13 +88,16 @@ class Drafts:
             for sequence in asked:
                 self._look_back(sequence, proposed.get(sequence, ()))
             offered = {s: len(ids) - is_ahead for s, ids in proposed.items()}
-            lengths = self._choose(offered, len(running), spare, is_ahead)
+            lengths = self._choose(offered, len(running), spare, num_before=int(is_ahead))
         else:
-            lengths = self._choose(asked, len(running), spare, is_ahead, self._drafter.token_s)
+            draft_s = self._drafter.token_s
+            lengths = self._choose(asked, len(running), spare, draft_s=draft_s)
             for sequence in asked:
                 if not lengths.get(sequence):
                     self._watch(sequence).acceptance.skip()
+            started_s = time.perf_counter()
             proposed = {} if is_ahead else self._ask(self._drafter, lengths)
+            self.proposing_s = time.perf_counter() - started_s
         if is_ahead:
             self.holds = bool(lengths)
             return
@@ -173,11 +178,12 @@ class Drafts:
         most: Mapping[Sequence, int],
         num_running: int,
         spare: int,
-        is_ahead: bool,
+        *,
+        num_before: int = 0,
         draft_s: float = 0.0,
     ) -> dict[Sequence, int]:
         """How many drafts each sequence gets, without those that get none."""
-        offers = [Offer(self._watch(s).acceptance.rate, n, is_ahead) for s, n in most.items()]
+        offers = [Offer(self._watch(s).acceptance.rate, n, num_before) for s, n in most.items()]
         numbers = self.payoff.choose(offers, num_running, spare, draft_s)
         return {s: number for s, number in zip(most, numbers, strict=True) if number > 0}
 

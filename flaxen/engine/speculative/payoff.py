@@ -6,12 +6,15 @@ Deliberately does not know: drafters, sequences, how steps are planned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import final
 
 from flaxen.scheduling.step_time import StepTime
 
+_CHUNK = 32  # tokens: steps of a prompt
+_FORGET = 1.1  # by which the least time of a token grows with each step, since machines change
 _RATE = 0.2  # the weight of a new draft token in the running acceptance
 _FIRST_WAIT_S = 0.001  # before any was measured
 _WAIT_RATE = 0.1
@@ -65,11 +68,14 @@ class Payoff:
 
     def __init__(self) -> None:
         self._time = StepTime()
+        self._chunk_token_s = math.inf  # of each token of a large step
         self._wait_s = _FIRST_WAIT_S
 
     def observe(self, num_tokens: int, num_scored: int, seconds: float) -> None:
         """Records the duration of a step, as in StepTime.observe."""
         self._time.observe(num_tokens, num_scored, seconds)
+        if num_tokens >= _CHUNK:
+            self._chunk_token_s = min(seconds / num_tokens, _FORGET * self._chunk_token_s)
 
     def observe_wait(self, seconds: float) -> None:
         """Records how long the device had nothing to do, because a step was only planned when the
@@ -93,7 +99,8 @@ class Payoff:
         """
         time = self._time
         worth_s = (time.fixed_s + num_running * time.token_s) / max(1, num_running)
-        cost_s = time.token_s + draft_s / max(1, len(offers))
+        # A few tokens more cost no more than each token of many: they read the same weights.
+        cost_s = min(time.token_s, self._chunk_token_s) + draft_s / max(1, len(offers))
         numbers, gain_s = [], -self._wait_s
         for offer in offers:
             number, chance = 0, offer.rate ** (1 + offer.num_before)
