@@ -132,7 +132,9 @@ class Client:
             if outcome not in ("whole", "stream"):
                 self.close()
             pause_s = self.pause_s * (0.5 + random.random())
-            await asyncio.sleep(min(pause_s, max(ends_s - self.clock.now_s, 0)))
+            if self.clock.now_s + pause_s > ends_s:
+                break
+            await asyncio.sleep(pause_s)
         self.close()
 
     def close(self) -> None:
@@ -242,6 +244,7 @@ async def measure(num_clients: int, seconds: float, directory: str, router: int)
     await asyncio.sleep(6)  # backends close what was idle for 5 s
     counted = metrics()
     await Client(num_clients, clock, 0.1, seen).run(clock.now_s + 0.3)  # the router sees that
+    await asyncio.sleep(1)
     memory["after"] = of_process(router)
     ticking.cancel()
     for backend in backends:
