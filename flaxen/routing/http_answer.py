@@ -51,7 +51,8 @@ async def read_head(reader: asyncio.StreamReader) -> Head:
     lengths = {value for name, value in headers if name == "content-length"}
     coding = ",".join(value for name, value in headers if name == "transfer-encoding").lower()
     closes = "close" in ",".join(value for name, value in headers if name == "connection").lower()
-    length = 0.0 if coding or status in (204, 304) else math.inf
+    has_body = status not in (204, 304)
+    length = math.inf if has_body and not coding else 0.0
     if lengths and length:
         given = ",".join(lengths)
         length = int(given) if given.isascii() and given.isdigit() else math.nan
@@ -59,9 +60,10 @@ async def read_head(reader: asyncio.StreamReader) -> Head:
         raise _wrong()
     return Head(
         status=status,
-        headers=headers,
+        # Of the two lengths the chunks' counts (RFC 9112, 6.3).
+        headers=tuple(pair for pair in headers if not coding or pair[0] != "content-length"),
         length=length,
-        is_chunked=bool(coding),
+        is_chunked=has_body and bool(coding),
         may_follow=found[1] == b"1"
         and not closes
         and length < math.inf

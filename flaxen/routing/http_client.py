@@ -54,26 +54,36 @@ class HttpClient:
         text = "\r\n".join(lines + [f"{name}: {value}" for name, value in headers])
         if not text.count("\r") == text.count("\n") == len(headers) + 1 or "\0" in text:
             raise UpstreamError(f"{url} was not asked: a header has a line break or a null")
-        connection = await self._connection(url, server)
-        reader, writer = connection
-        try:
-            writer.write(b"%b\r\n\r\n%b" % (text.encode("latin-1"), body))
-            head = await read_head(reader)
-        except BaseException as error:
-            _drop(connection)
-            if isinstance(error, BROKEN):
-                raise _broke_off(url, error) from None
-            raise
+        if not text.isascii() and max(text) > "\xff":
+            raise UpstreamError(f"{url} was not asked: a header can't be written in Latin-1")
+        raw = b"%b\r\n\r\n%b" % (text.encode("latin-1"), body)
+        connection, head = await self._answered(url, server, raw)
         chunks = self._chunks(url, connection, head, self._idle[server])
         return Answer(status=head.status, headers=head.headers, chunks=chunks)
 
-    async def _connection(self, url: str, server: _Server) -> _Connection:
+    async def _answered(self, url: str, server: _Server, raw: bytes) -> tuple[_Connection, Head]:
+        """Sends a request. Where a kept connection ends before an answer begins, as its server may
+        have closed it while the request was on its way, it is sent once more over a new one."""
+        connection = self._kept(server)
+        if connection is not None and (head := await _head_of(url, connection, raw)) is not None:
+            return connection, head
+        connection = await self._connect(url, server)
+        head = await _head_of(url, connection, raw)
+        if head is None:
+            raise _broke_off(url, EOFError())
+        return connection, head
+
+    def _kept(self, server: _Server) -> _Connection | None:
+        """A connection that is open; None if there is none."""
         idle, oldest = self._idle[server], time.monotonic() - _KEPT_S
         while idle and idle[-1][0] > oldest:
             connection = idle.pop()[1]
             if _is_silent(connection[0]):
                 return connection
             _drop(connection)
+        return None
+
+    async def _connect(self, url: str, server: _Server) -> _Connection:
         host, port, is_tls = server
         try:
             async with asyncio.timeout(_CONNECT_S):
@@ -113,6 +123,23 @@ class HttpClient:
         for idle in self._idle.values():
             while idle:
                 _drop(idle.pop()[1])
+
+
+async def _head_of(url: str, connection: _Connection, raw: bytes) -> Head | None:
+    """Sends a request, and returns the head of its answer; None if the connection ends before."""
+    reader, writer = connection
+    try:
+        writer.write(raw)
+        return await read_head(reader)
+    except BaseException as error:
+        _drop(connection)
+        if isinstance(error, ConnectionError) or (
+            isinstance(error, asyncio.IncompleteReadError) and not error.partial
+        ):
+            return None
+        if isinstance(error, BROKEN):
+            raise _broke_off(url, error) from None
+        raise
 
 
 @lru_cache(1024)
