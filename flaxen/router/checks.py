@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+# Whoever sends a request sets these: another value would break it.
+_OWN = {"connection", "content-encoding", "content-length", "host", "transfer-encoding", "upgrade"}
+_VALUE = re.compile(r"[^\r\n\0\u0100-\U0010ffff]*")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def check_at_least(what: str, value: float | None, least: float) -> None:
@@ -22,6 +29,32 @@ def check_named(what: str, value: str) -> None:
     """Raises ValueError if a name is blank."""
     if not value.strip():
         raise ValueError(f"{what} must not be blank: give a name")
+
+
+def check_header(name: str, value: str = "") -> None:
+    """Raises ValueError if a header can't be sent on, or is one that the router itself sets."""
+    if name.lower() in _OWN:
+        raise ValueError(f"the router itself sets the header {name!r}: leave it out")
+    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        raise ValueError(
+            f"the header {name!r} can't be sent: its name has letters, digits and -, and its value "
+            "is one line of Latin-1"
+        )
+
+
+def check_url(what: str, url: str) -> None:
+    """Raises ValueError if a URL is not that of a server that is spoken to over HTTP."""
+    try:
+        parts = urlsplit(url)
+        is_server = parts.scheme in ("http", "https") and (parts.hostname or "").encode("idna")
+        _ = parts.port
+        if not is_server or parts.fragment or "@" in parts.netloc:
+            raise ValueError("it needs http or https, a host, and neither a user nor a fragment")
+    except ValueError as error:  # of the port, or of a part of the host's name
+        raise ValueError(
+            f"{what} can't be asked: {error}; give HOST:PORT as endpoint, or "
+            "http://HOST:PORT/PATH as base_url"
+        ) from None
 
 
 def first_twice(names: Iterable[str]) -> str | None:

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flaxen.router.checks import check_at_least, check_between, check_named, seconds
+from flaxen.router.checks import (
+    check_at_least,
+    check_between,
+    check_header,
+    check_named,
+    check_url,
+    seconds,
+)
 from flaxen.router_config.reasoning import Reasoning
 
 
@@ -62,6 +69,16 @@ class BackendRef:
         if self.api_key and self.api_key_env:
             raise ValueError("give api_key or api_key_env, one of them")
         check_at_least("weight", self.weight, 0)
+        check_url("base_url" if self.base_url else "endpoint", self.url)
+        if self.chat_path and not self.chat_path.startswith("/"):
+            raise ValueError(f"chat_path must begin with /, got {self.chat_path!r}")
+        for name, value in self.extra_headers.items():
+            check_header(name, value)
+
+    @property
+    def url(self) -> str:
+        """Where its API is."""
+        return self.base_url or f"{self.protocol}://{self.endpoint}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,12 +26,14 @@ class Backend:
 
     def url(self, path: str) -> str:
         """The URL of an API's path. A base URL with a path of its own has /v1 in it, or stands for
-        it, as OpenAI's clients have it."""
+        it, as OpenAI's clients have it; its query stays behind the path."""
+        parts = urlsplit(self.base_url)
+        base = parts.path.rstrip("/")
         if self.chat_path and path == _CHATS:
             path = self.chat_path
-        elif urlsplit(self.base_url).path:
+        elif base:
             path = path.removeprefix("/v1")
-        return f"{self.base_url}{path}"
+        return parts._replace(path=base + path).geturl()
 
 
 class HttpUpstream:
@@ -86,7 +88,7 @@ def _backend(ref: BackendRef, model: ProviderModel, environment: Mapping[str, st
     elif key:
         headers[(ref.auth_header or "authorization").lower()] = f"{ref.auth_prefix} {key}".strip()
     return Backend(
-        base_url=(ref.base_url or f"{ref.protocol}://{ref.endpoint}").rstrip("/"),
+        base_url=ref.url,
         chat_path=ref.chat_path,
         weight=ref.weight,
         headers=tuple(headers.items()),

@@ -137,6 +137,26 @@ def test_conditions_that_name_nothing_or_say_nothing(rules: str, path: str, word
     assert words in text
 
 
+@pytest.mark.parametrize(
+    ("ref", "words"),
+    [
+        ('base_url: "localhost:8000"', "base_url can't be asked: it needs http or https"),
+        ('base_url: "http://me:secret@h"', "and neither a user nor a fragment"),
+        ('endpoint: "h:99999"', "endpoint can't be asked: Port out of range 0-65535"),
+        ('endpoint: "a..b"', "endpoint can't be asked: encoding with 'idna' codec failed"),
+        ("endpoint: h, chat_path: chat", "chat_path must begin with /, got 'chat'"),
+        ('endpoint: h, extra_headers: {a: "\u2713"}', "the header 'a' can't be sent"),
+        ("endpoint: h, extra_headers: {Host: b}", "the router itself sets the header 'Host'"),
+    ],
+)
+def test_servers_that_can_not_be_asked(ref: str, words: str) -> None:
+    text = f"version: v0.3\nproviders: {{models: [{{name: a, backend_refs: [{{{ref}}}]}}]}}"
+    line, path, found = one(text)
+    assert (line, path) == (2, "providers.models[0].backend_refs[0]")
+    assert words in found
+    assert "secret" not in found
+
+
 URGENT, LOUD = "{type: keyword, name: urgent}", "{type: keyword, name: loud}"
 
 

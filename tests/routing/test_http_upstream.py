@@ -159,6 +159,30 @@ def test_what_a_server_says_unasked_is_no_answer_and_a_broken_one_is_told() -> N
     run(work())
 
 
+def test_a_kept_connection_that_ends_as_it_is_used_is_replaced_once() -> None:
+    requests = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n12"
+        for number in range(2):  # the second one of a connection is read and not answered
+            await reader.readuntil(CALL.body)
+            requests += 1
+            writer.write(b"" if number else answer)
+        writer.close()
+
+    async def work() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, HttpClient() as client:
+            model = upstream(client, BackendRef(endpoint=address))
+            assert await (await model.send(CALL)).whole() == b"12"
+            assert await (await model.send(CALL)).whole() == b"12"
+            assert requests == 3
+
+    run(work())
+
+
 def test_a_slow_reader_keeps_the_server_waiting() -> None:
     sent, size = 0, 1 << 20
 
@@ -192,6 +216,7 @@ def test_a_slow_reader_keeps_the_server_waiting() -> None:
         (BackendRef(endpoint="h:1", protocol="https"), "https://h:1/v1/chat/completions"),
         (BackendRef(base_url="https://h/v1/"), "https://h/v1/chat/completions"),
         (BackendRef(base_url="https://h", chat_path="/chat"), "https://h/chat"),
+        (BackendRef(base_url="https://h/o/?v=1"), "https://h/o/chat/completions?v=1"),
     ],
 )
 def test_the_url_of_a_chat(ref: BackendRef, url: str) -> None:

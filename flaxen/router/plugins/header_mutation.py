@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flaxen.router.checks import check_named
-
-# Whoever sends the request sets these: another value would break it.
-_OWN = {"connection", "content-encoding", "content-length", "host", "transfer-encoding", "upgrade"}
+from flaxen.router.checks import check_header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +16,7 @@ class Header:
     value: str = ""
 
     def __post_init__(self) -> None:
-        check_named("name", self.name)
-        _check(self.name)
-        if any(character in self.name + self.value for character in "\r\n\0"):
-            raise ValueError(f"the header {self.name!r} must be one line")
+        check_header(self.name, self.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +29,7 @@ class HeaderMutation:
 
     def __post_init__(self) -> None:
         for name in self.delete:
-            _check(name)
+            check_header(name)
 
     def applied(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Headers with lower-case names, changed. What is set and removed is removed."""
@@ -43,8 +37,3 @@ class HeaderMutation:
         for name in self.delete:
             changed.pop(name.lower(), None)
         return changed
-
-
-def _check(name: str) -> None:
-    if name.lower() in _OWN:
-        raise ValueError(f"the router itself sets the header {name!r}: leave it out")
