@@ -253,6 +253,10 @@ def test_functions_of_older_clients_are_tools() -> None:
         ("responses", {"input": 3}, "input must be a list of objects, got 3"),
         ("messages", {"tool_choice": {"type": "x"}}, r"tool_choice\.type must be one of auto, any"),
         ("completions", {"prompt": [{}]}, "prompt must be texts or lists of token ids"),
+        ("chat", {"chat_template_kwargs": "x"}, "chat_template_kwargs must be an object, got 'x'"),
+        ("responses", {"reasoning": "high"}, "reasoning must be an object, got 'high'"),
+        ("chat", {"top_logprobs": 2.5}, r"top_logprobs must be a whole number, got 2\.5"),
+        ("completions", {"logprobs": "2"}, "logprobs must be a whole number, got '2'"),
     ],
 )
 def test_what_cannot_be_read_is_refused(api: str, body: dict[str, Any], sentence: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from flaxen.router.request import RoutedRequest
+from flaxen.router.requests import fields
 from flaxen.router.requests.chat import read_chat
 from flaxen.router.requests.fields import Json
 from flaxen.router.requests.messages import read_messages
@@ -18,6 +19,12 @@ READERS: Mapping[str, Callable[[Json, Mapping[str, str]], RoutedRequest]] = {
     "messages": read_messages,
     "embeddings": read_embeddings,
 }
+# What a decision may change beside the texts, by the API.
+_OBJECTS = {
+    "chat": ("chat_template_kwargs",),
+    "responses": ("chat_template_kwargs", "reasoning"),
+}
+_NUMBERS = {"chat": "top_logprobs", "completions": "logprobs"}
 
 
 def read_request(api: str, body: Json, headers: Mapping[str, str] | None = None) -> RoutedRequest:
@@ -32,5 +39,9 @@ def read_request(api: str, body: Json, headers: Mapping[str, str] | None = None)
       ValueError: a field is not of its type, so that the request can't be classified. The sentence
         is for the client.
     """
+    for name in _OBJECTS.get(api, ()):
+        fields.object_field(body, name)
+    if api in _NUMBERS and not isinstance(body.get(_NUMBERS[api]), int | None):
+        raise ValueError(f"{_NUMBERS[api]} must be a whole number, got {body[_NUMBERS[api]]!r:.60}")
     lower = {name.lower(): value for name, value in (headers or {}).items()}
     return READERS[api](body, lower)
