@@ -19,7 +19,7 @@ _TEAM, _TENANT = "x-authz-team-id", "x-authz-tenant-id"
 _NEVER = ("background", "conversation")
 # Characters of a text that is compared: in a longer one, what differs is too little of its vector.
 _MOST_TEXT = 1_000
-_NUMBERS = re.compile(r"\d+")  # embeddings hardly tell one from another
+_NUMBERS = re.compile(r"[-\u2212]?\d+(?:[.,]\d+)*")  # embeddings hardly tell one from another
 _LISTS = {"chat": "messages", "messages": "messages", "responses": "input"}
 
 

@@ -138,6 +138,8 @@ def test_similar_requests_differ_in_the_last_text_alone() -> None:
     )
     assert one.similar == same.similar == key("responses", {"input": "is it 1, or 25?"}).similar
     assert other.similar not in (one.similar, key("responses", {"input": "2 and 1"}).similar)
+    texts = ("is it 1.5?", "is it 1,5?", "is it 1 5?", "is it 15?", "is it -15?")
+    assert len({key("responses", {"input": text}).similar for text in texts}) == len(texts)
     assert key("chat", {"messages": []}).similar == ""
 
 
