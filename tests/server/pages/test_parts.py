@@ -79,6 +79,26 @@ def test_the_loss_of_a_job_is_a_line(tab: Browser, tmp_path: Path) -> None:
         assert "step 3 of 3, loss 0.333" in texts(tab, "#job p")[0]
         assert texts(tab, "#job td:first-child") == ["3", "2"]
         assert fits(tab)
+        # Whoever leaves before the list is there begins nothing that asks on.
+        tab.run("location.hash = '#constructor'")
+        tab.wait("document.querySelector('#chat').checkVisibility()")
+        tab.run(
+            """(async () => {
+              const ask = fetch;
+              window.asked = [];
+              window.fetch = async (url) => {
+                asked.push(url.pathname);
+                const answer = await ask(url);
+                await new Promise((done) => setTimeout(done, 50));
+                return answer;
+              };
+              location.hash = "#jobs";
+              await new Promise((done) => setTimeout(done, 20));
+              location.hash = "#chat";
+              await new Promise((done) => setTimeout(done, 300));
+            })()"""
+        )
+        assert tab.run("asked") == ["/v1/fine_tuning/jobs"]
 
 
 def test_decisions_of_a_router_are_shown(tab: Browser) -> None:

@@ -27,6 +27,7 @@ export function startJobs() {
 async function showList() {
   if (!isReady()) return;
   const jobs = (await get(`${PATHS.jobs}?limit=50`)).data;
+  if ($("jobs").hidden) return; // nobody looks any more
   if (!jobs.length) {
     $("job-list").replaceChildren(el("p", { class: "quiet" }, "There are no jobs yet."));
     return;

@@ -16,7 +16,7 @@ const linkTo = (part) => document.querySelector(`nav a[href="#${part}"]`);
 
 function showPart() {
   const asked = location.hash.slice(1);
-  const name = asked in PARTS && !linkTo(asked).hidden ? asked : "chat";
+  const name = Object.hasOwn(PARTS, asked) && !linkTo(asked).hidden ? asked : "chat";
   end();
   for (const part of Object.keys(PARTS)) {
     $(part).hidden = part !== name;
