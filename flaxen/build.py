@@ -34,7 +34,7 @@ from flaxen.execution.processes.connecting import following, leading
 from flaxen.execution.processes.repeated import RepeatedCalls, follow
 from flaxen.kv_events.config import read_events_config
 from flaxen.kv_events.publisher import Publisher
-from flaxen.kv_store import open_store
+from flaxen.kv_store import opened_store
 from flaxen.memory.cache_plan import CachePlan
 from flaxen.models.model import Model, Params
 from flaxen.other_weights import read_weights
@@ -148,8 +148,20 @@ def _build(
 ) -> Parts:
     prepared = prepare(args, report, lora, definition)
     prepared, draft = prepare_both(prepared, report, lora)
-    checkpoint, config = prepared.checkpoint, prepared.config
-    store = open_store(prepared)
+    with opened_store(prepared) as store:
+        return _parts(prepared, draft, store, report, compiles_beside, through)
+
+
+def _parts(
+    prepared: Prepared,
+    draft: Prepared | None,
+    store: PageStore | None,
+    report: OnProgress,
+    compiles_beside: bool,
+    through: Callable[[DeviceCalls], DeviceCalls],
+) -> Parts:
+    """Loads the weights of what was prepared, and wires the engine."""
+    args, checkpoint, config = prepared.args, prepared.checkpoint, prepared.config
     tokenizer, params = load(prepared, functools.partial(report, "weights"))
     info = ModelInfo(
         name=args.served_model_name or checkpoint.name,

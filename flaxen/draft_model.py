@@ -35,9 +35,15 @@ def prepare_both(
       The model with its part of the memory, and the draft model, if there is one.
 
     Raises:
-      ValueError: the draft model can't be used beside the model, or the memory is too small.
+      ValueError: the model gives vectors, the draft model can't be used beside it, or the memory
+          is too small.
     """
     speculation = prepared.args.speculation
+    if speculation is not None and prepared.pooling is not None:
+        raise ValueError(
+            f"speculative_config drafts tokens, and {prepared.checkpoint.name} gives vectors: "
+            "leave it out"
+        )
     if speculation is None or speculation.model is None:
         return prepared, None
     _check_place(prepared)

@@ -126,7 +126,8 @@ class EngineArgs:
     @property
     def speculation(self) -> SpeculativeConfig | None:
         """How drafts are proposed; None for no speculative decoding."""
-        return read_config(self.speculative_config) if self.speculative_config else None
+        given = self.speculative_config
+        return None if given is None else read_config(given)
 
     @property
     def places(self) -> Places:

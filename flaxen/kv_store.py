@@ -5,10 +5,12 @@ Deliberately does not know: when pages are stored, the format of the files.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import platform
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +24,20 @@ from flaxen.stored_pages.disk_tier import DiskTier
 from flaxen.stored_pages.host_tier import HostTier
 from flaxen.stored_pages.page_store import PageStore
 from flaxen.weights.file_identity import file_identity
+
+
+@contextlib.contextmanager
+def opened_store(prepared: Prepared) -> Iterator[PageStore | None]:
+    """The store of `open_store`, which is closed if what uses it can't be built: another try would
+    find its directory in use.
+    """
+    store = open_store(prepared)
+    try:
+        yield store
+    except BaseException:
+        if store is not None:
+            store.close()
+        raise
 
 
 def open_store(prepared: Prepared) -> PageStore | None:

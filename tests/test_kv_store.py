@@ -14,7 +14,7 @@ import pytest
 from flaxen import LLM, SamplingParams
 from flaxen.definitions.definition import Definition
 from flaxen.engine_args import EngineArgs
-from flaxen.kv_store import open_store
+from flaxen.kv_store import open_store, opened_store
 from flaxen.models.cache import State
 from flaxen.prepared import prepare
 from flaxen.scheduling.config import LoraLimits
@@ -91,6 +91,18 @@ def test_a_restart_finds_what_was_computed(model: Path, tmp_path: Path) -> None:
     assert (found[0][2].num_stored_hits, found[1][2].num_stored_hits) == (0, len(prompt) // 16 * 16)
     assert (tmp_path / next(tmp_path.iterdir())).stat().st_mode & 0o777 == 0o700
     assert {each.stat().st_mode & 0o777 for each in tmp_path.glob("*/*.pages")} == {0o600}
+
+
+def test_an_engine_that_can_not_be_built_leaves_the_directory_to_the_next(
+    model: Path, tmp_path: Path
+) -> None:
+    prepared = prepare(
+        EngineArgs(model=str(model), kv_offload_dir=tmp_path, **SIZES),
+        lambda stage, done, total: None, None, None,
+    )  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(OSError, match="the weights are cut"), opened_store(prepared):
+            raise OSError("the weights are cut")
 
 
 def test_what_can_store_nothing_says_so(model: Path, tmp_path: Path) -> None:

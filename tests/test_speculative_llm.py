@@ -69,12 +69,18 @@ def test_a_draft_model_computes_on_one_device(model: str) -> None:
         LLM(model, speculative_config=config, mesh="data=2", backend="reference", **SIZES)
 
 
+def test_a_model_that_gives_vectors_has_no_drafts(model: str) -> None:
+    with pytest.raises(ValueError, match=r"drafts tokens, and .* gives vectors: leave it out"):
+        LLM(model, speculative_config={"method": "ngram"}, runner="pooling", **SIZES)
+
+
 def test_short_options_are_keys_of_the_configuration() -> None:
     options = SpeculationOptions(
         speculative_config={"prompt-lookup-max": 4}, spec_method="ngram", spec_tokens=2
     )
     expected = {"prompt_lookup_max": 4, "method": "ngram", "num_speculative_tokens": 2}
     assert options.joined().speculative_config == expected
+    assert SpeculationOptions(speculative_config={}).joined().speculative_config == {}  # refused
     twice = SpeculationOptions(speculative_config={"method": "suffix"}, spec_method="ngram")
     with pytest.raises(ValueError, match="--spec-method says what --speculative-config says"):
         twice.joined()

@@ -54,11 +54,11 @@ def read_events_config(given: str | Mapping[str, Any]) -> KvEventsConfig:
     """
     name = "kv_events_config"
     try:
-        values = json.loads(given) if isinstance(given, str) else dict(given)
+        values = json.loads(given) if isinstance(given, str) else given
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} must be a JSON object, got {given!r}: {error}") from None
     known = [each.name for each in fields(KvEventsConfig)]
-    if not isinstance(values, dict) or not set(values) <= set(known):
+    if not isinstance(values, Mapping) or not set(values) <= set(known):
         raise ValueError(f"{name} must be an object of {', '.join(known)}, got {values!r}")
     try:
         config = KvEventsConfig(**values)

@@ -8,9 +8,11 @@ Deliberately does not know: the host's memory, threads that call it, what a key 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
+import re
 import secrets
 import threading
 import time
@@ -26,6 +28,7 @@ from flaxen.stored_pages.segment import Segment, SegmentError
 
 _LOG = logging.getLogger(__name__)
 _SUFFIX = ".pages"
+_OF_FINGERPRINT = re.compile("[0-9a-f]{32}")  # a folder; others' files are not ours to remove
 _PAUSE_S = 30.0  # without writing, after the disk was full or broken
 
 
@@ -89,10 +92,11 @@ class DiskTier:
         try:
             return segment.read_pages(path, [(key, found.places[key]) for key in keys]), found.owner
         except (SegmentError, OSError) as error:
-            self.num_mismatches += len(keys)
-            self._say("damaged", f"a stored segment is not used, its pages are computed: {error}")
             with self._lock:
-                self._remove(path)
+                if path in self._segments:  # else it was evicted meanwhile
+                    self.num_mismatches += len(keys)
+                    self._say("damaged", f"a segment is not used, its pages are computed: {error}")
+                    self._remove(path)
             return {}, ""
 
     def store(self, pages: Sequence[tuple[bytes, np.ndarray]], owner: str) -> None:
@@ -145,23 +149,24 @@ class DiskTier:
     def _scan(self, directory: Path) -> None:
         """Finds the segments that are there, and removes what no process finished."""
         bad: dict[str, int] = {}
-        times = [
-            (path.stat().st_mtime_ns, path)
-            for folder in directory.iterdir()
-            if folder == self._folder or _is_unused(folder)
-            for path in folder.glob("*" + _SUFFIX)
-        ]
+        there: list[tuple[int, Path, int]] = []  # with times and sizes
+        for folder in directory.iterdir():
+            if folder == self._folder or _is_unused(folder):
+                for path in folder.glob("*" + _SUFFIX):
+                    with contextlib.suppress(FileNotFoundError):  # another process evicted it
+                        status = path.stat()
+                        there.append((status.st_mtime_ns, path, status.st_size))
         for path in self._folder.glob("*.tmp"):
             bad["a process ended while it wrote it"] = 1
             path.unlink()
-        for _, path in sorted(times):
+        for _, path, num_bytes in sorted(there):
             if path.parent != self._folder:
-                self._add(path, None, path.stat().st_size)
+                self._add(path, None, num_bytes)
                 continue
             try:
                 found = segment.read_index(path, self._fingerprint)
                 self._add(path, found, found.num_bytes)
-            except (SegmentError, ValueError, KeyError, TypeError) as error:
+            except (SegmentError, OSError, ValueError, KeyError, TypeError) as error:
                 bad[str(error)] = bad.get(str(error), 0) + 1
                 path.unlink()
         self._make_room(0)
@@ -211,10 +216,13 @@ def _locked(folder: Path) -> int | None:
 
 
 def _is_unused(folder: Path) -> bool:
-    """Whether this is a folder of pages that no process uses."""
-    if not (folder / "lock").is_file():
+    """Whether this is a folder of pages that no process uses, and that we may change."""
+    try:
+        if not _OF_FINGERPRINT.fullmatch(folder.name) or not (folder / "lock").is_file():
+            return False
+        descriptor = _locked(folder)
+    except PermissionError:  # another user's
         return False
-    descriptor = _locked(folder)
     if descriptor is None:
         return False
     os.close(descriptor)

@@ -120,6 +120,15 @@ def test_a_drafter_that_fails_is_not_asked_again(caplog: pytest.LogCaptureFixtur
     assert "outside the vocabulary of 300 tokens" in caplog.text
 
 
+def test_a_drafter_that_fails_when_it_is_first_asked_changes_nothing() -> None:
+    class Failing(Reader):
+        def after(self, token_ids: Ids[int], most: int) -> list[int]:
+            raise RuntimeError("out of memory")
+
+    ends = run(engine_of(Failing()), request("r", [5]), request("s", [5]))
+    assert ends.tokens == {("r", 0): list(range(6, 16)), ("s", 0): list(range(6, 16))}
+
+
 def test_a_drafter_without_room_for_drafts_is_refused() -> None:
     with pytest.raises(ValueError, match="num_spec_tokens is 0: set it to at least 1"):
         fake_engine(drafter=Successor([True]))

@@ -26,6 +26,7 @@ def test_vllms_keys_are_read() -> None:
     ("given", "message"),
     [
         ({}, "the method None, which is not supported: use ngram, suffix"),
+        ("ngram", "must be a mapping, such as {'method': 'ngram'}, got 'ngram'"),
         ({"method": "eagle"}, "the method 'eagle', which is not supported: use ngram, suffix"),
         ({"method": "draft_model"}, "the method draft_model and no model: name the draft model"),
         (
@@ -63,6 +64,5 @@ def test_vllms_keys_are_read() -> None:
 def test_the_rest_is_refused_with_what_to_do(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_config(given)
-    if given:
-        with pytest.raises(ValueError, match=message):
-            EngineArgs(model="m", speculative_config=given)
+    with pytest.raises(ValueError, match=message):
+        EngineArgs(model="m", speculative_config=given)

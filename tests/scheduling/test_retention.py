@@ -119,6 +119,15 @@ def test_half_of_the_pool_is_kept_at_most_and_who_came_first_stays_for_a_while()
     assert pool.scheduler.pools.pools[0].num_kept == 8  # of the 9, the first
 
 
+def test_what_two_sessions_share_is_counted_once() -> None:
+    pool = Pool()
+    pool.ask(0, 24, session="a", retention=60)
+    pool.ask(0, 28, session="b", retention=60)  # 7 pages in all, of the 8 that are kept at most
+    pool.ask(900, 4, session="a", retention="done")
+    pool.others()
+    assert pool.ask(0, 28) == 24
+
+
 def test_one_tenant_does_not_end_the_session_of_another() -> None:
     pool = Pool()
     pool.ask(0, session="a", salt="mine", retention=60)

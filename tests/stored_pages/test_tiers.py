@@ -230,6 +230,33 @@ def test_a_full_disk_is_said_once_and_written_to_later(
     assert load(tier, 1, 2, 3, 4, 5, 7, 8) == [1, 2, 3, 4]
 
 
+def test_files_of_others_are_neither_counted_nor_removed(tmp_path: Path) -> None:
+    letters = tmp_path / "letters"
+    letters.mkdir()
+    (letters / "lock").touch()
+    (letters / "to-my-aunt.pages").write_bytes(b"dear aunt" * 1000)
+    tier = DiskTier(tmp_path, MINE, 3 * SIZE)
+    assert tier.num_held_bytes == 0
+    tier.store(pages(1, 2), "me")
+    tier.close()
+    assert (letters / "to-my-aunt.pages").exists()
+
+
+def test_a_segment_that_was_evicted_before_it_is_read_is_no_damage(
+    opened: Callable[..., DiskTier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = opened()
+    ((path, keys),) = tier.find([pages(1)[0][0]]).items()
+
+    def evict_first(*_: object) -> None:
+        tier.drop()
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(segment, "read_pages", evict_first)
+    assert tier.load(path, keys) == ({}, "")
+    assert tier.num_mismatches == 0
+
+
 def test_a_directory_has_one_process_for_a_model(
     stored: Path, opened: Callable[..., DiskTier]
 ) -> None:

@@ -68,4 +68,4 @@ class SpeculationOptions:
                     f"{option} says what --speculative-config says with {key!r}: leave one out"
                 )
             config[key] = value
-        return replace(self, speculative_config=config or None)
+        return replace(self, speculative_config=config or self.speculative_config)

@@ -85,6 +85,10 @@ def read_config(given: Mapping[str, Any]) -> SpeculativeConfig:
     Raises:
       ValueError: a key or a value that is not supported; the message names it.
     """
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"speculative_config must be a mapping, such as {{'method': 'ngram'}}, got {given!r}"
+        )
     method = given.get("method", "draft_model" if given.get("model") else None)
     if method not in METHODS:
         raise ValueError(

@@ -85,6 +85,8 @@ class Drafts:
             return
         if self._drafter.only_reads:
             proposed = self._ask(self._drafter, asked)
+            if not self.is_on:  # it has just failed
+                return
             for sequence in asked:
                 self._look_back(sequence, proposed.get(sequence, ()))
             offered = {s: len(ids) - is_ahead for s, ids in proposed.items()}

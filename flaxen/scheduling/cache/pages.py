@@ -175,6 +175,10 @@ class PagePool:
                     self._empty.move_to_end(page, last=False)
         return self.num_free - num_free
 
+    def num_not_kept(self, hashes: Iterable[bytes]) -> int:
+        """How many of these hashes nobody keeps."""
+        return sum(content not in self._num_keepers for content in hashes)
+
     def keep(self, hashes: Iterable[bytes]) -> None:
         """Lets pages with these hashes be allocated after all others, until `unkeep`."""
         for content in hashes:

@@ -53,7 +53,7 @@ class Retention:
         self.release(key)
         most = min((int(pool.num_pages * _MOST) for pool in self._pools), default=0)
         hashes, now = list(hashes[:most]), self._clock()
-        while any(pool.num_kept + len(hashes) > most for pool in self._pools):
+        while any(pool.num_kept + pool.num_not_kept(hashes) > most for pool in self._pools):
             oldest = next(iter(self._kept), None)
             if oldest is None or now - self._kept[oldest].since_s < _RECENT_S:
                 return
