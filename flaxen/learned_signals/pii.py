@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from flaxen.learned_signals.finder import Read
@@ -11,6 +12,8 @@ from flaxen.learned_signals.personal_data import personal_data
 from flaxen.router.request import RoutedRequest
 from flaxen.router.signals.found import Found
 from flaxen.router.signals.guards import PiiRule
+
+_LONG_TEXT = 20_000  # characters, whose forms are looked for beside the event loop: 20 ms
 
 
 class PiiFinder:
@@ -28,7 +31,7 @@ class PiiFinder:
 
     async def _one(self, rule: PiiRule, request: RoutedRequest, read: Read) -> Found:
         texts = texts_read(request, rule.include_history)
-        shares = {kind: 1.0 for text in texts for kind in personal_data(text)}
+        shares = {kind: 1.0 for text in texts for kind in await _by_form(text)}
         if self._head is not None and texts:
             best = (await harm(await read_all(texts, read), "pii")).max(axis=0, initial=0.0)
             for label, share in zip(self._head.labels, map(float, best), strict=True):
@@ -41,3 +44,9 @@ class PiiFinder:
             value=max(refused.values(), default=0.0),
             reason=f"has {', '.join(kinds)}" if kinds else "has none of what is not allowed",
         )
+
+
+async def _by_form(text: str) -> frozenset[str]:
+    if len(text) < _LONG_TEXT:
+        return personal_data(text)
+    return await asyncio.to_thread(personal_data, text)

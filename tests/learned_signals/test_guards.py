@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -144,6 +145,20 @@ def test_forms_take_linear_time() -> None:
         return time.process_time() - begin
 
     assert seconds(20_000) < 30 * max(seconds(2_000), 0.01)
+
+
+def test_a_long_text_keeps_no_other_request_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def noted(text: str) -> frozenset[str]:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return personal_data(text)
+
+    monkeypatch.setattr("flaxen.learned_signals.pii.personal_data", noted)
+    finder = PiiFinder([PiiRule(name="r", threshold=0.7)], None)
+    for text in ("write to a@b.example", "write to a@b.example. " * 1_000):
+        assert find(finder, asked(text), {}, {})["r"].matched is True
+    assert threads == [True, False]
 
 
 def test_types_that_a_rule_allows_do_not_match() -> None:
