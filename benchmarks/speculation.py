@@ -20,7 +20,7 @@ from report import report
 
 from flaxen import LLM, SamplingParams
 
-TOKENS = 128
+TOKENS = 64
 SIZES: dict[str, Any] = {"quantization": "none", "kv_cache_bytes": 2**27, "max_num_seqs": 4}
 METHODS: dict[str, dict[str, Any] | None] = {
     "plain": None,
