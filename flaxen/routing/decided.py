@@ -88,7 +88,8 @@ async def answer_decided(
         sent = await work.sent(opened, "" if cached is None else "miss")
         answer, candidate = sent.answer, sent.selected.candidate
         if answer.status == 200:
-            service.sessions.note(names, routed, candidate)
+            if not counts:  # which is no turn
+                service.sessions.note(names, routed, candidate)
             if given.api == "responses":
                 answer = service.sessions.noting_id(answer, routed, candidate)
             if cached is not None and flight is not None:

@@ -138,6 +138,14 @@ def test_a_model_that_refused_is_not_kept() -> None:
     assert model(proxy, ASKED, session_id="1") == "large"
 
 
+def test_a_count_of_tokens_is_no_turn() -> None:
+    proxy = make(PROTECTED.replace("SCOPE", "session"))
+    body, named = {"model": "auto", "messages": ASKED}, {"x-session-id": "1"}
+    answer = post(proxy.app, "/v1/messages/count_tokens", body, headers=named)
+    assert answer.headers["x-vsr-selected-model"] == "other"
+    assert model(proxy, ASKED, session_id="1") == "large"
+
+
 def test_without_protection_a_named_conversation_may_change_its_model() -> None:
     proxy = make()
     assert model(proxy, ASKED, session_id="1") == "other"
