@@ -52,26 +52,20 @@ class HttpClient:
             headers += (("content-length", str(len(body))),)
         lines = [f"{method} {target} HTTP/1.1", f"host: {host}"]
         text = "\r\n".join(lines + [f"{name}: {value}" for name, value in headers])
-        if not text.count("\r") == text.count("\n") == len(headers) + 1 or "\0" in text:
-            raise UpstreamError(f"{url} was not asked: a header has a line break or a null")
-        if not text.isascii() and max(text) > "\xff":
-            raise UpstreamError(f"{url} was not asked: a header can't be written in Latin-1")
+        is_latin = text.isascii() or max(text) <= "\xff"
+        num_lines = text.count("\r"), text.count("\n")
+        if num_lines != (len(headers) + 1,) * 2 or "\0" in text or not is_latin:
+            raise UpstreamError(f"{url} was not asked: a header is no line of Latin-1 text")
         raw = b"%b\r\n\r\n%b" % (text.encode("latin-1"), body)
-        connection, head = await self._answered(url, server, raw)
-        chunks = self._chunks(url, connection, head, self._idle[server])
-        return Answer(status=head.status, headers=head.headers, chunks=chunks)
-
-    async def _answered(self, url: str, server: _Server, raw: bytes) -> tuple[_Connection, Head]:
-        """Sends a request. Where a kept connection ends before an answer begins, as its server may
-        have closed it while the request was on its way, it is sent once more over a new one."""
         connection = self._kept(server)
-        if connection is not None and (head := await _head_of(url, connection, raw)) is not None:
-            return connection, head
-        connection = await self._connect(url, server)
-        head = await _head_of(url, connection, raw)
+        head = connection and await _head_of(url, connection, raw)
+        if not connection or not head:  # none is kept, or its server closed it as it was used
+            connection = await self._connect(url, server)
+            head = await _head_of(url, connection, raw)
         if head is None:
             raise _broke_off(url, EOFError())
-        return connection, head
+        chunks = self._chunks(url, connection, head, self._idle[server])
+        return Answer(status=head.status, headers=head.headers, chunks=chunks)
 
     def _kept(self, server: _Server) -> _Connection | None:
         """A connection that is open; None if there is none."""

@@ -48,7 +48,9 @@ def controls_of(settings: CacheControls, headers: Mapping[str, str]) -> Controls
       PluginError: it says something that the configuration does not allow.
     """
     text = headers.get(settings.header.lower(), "") if settings.enabled else ""
-    given = dict(each.strip().lower().partition("=")[::2] for each in text.split(",") if each)
+    given = dict(
+        each.strip().lower().partition("=")[::2] for each in text.split(",") if each.strip()
+    )
     numbers = {name: given[name] for name in ("max-age", "ttl") if name in given}
     wrong = [name for name in given if name not in settings.allowed]
     if wrong or not all(value.isdecimal() for value in numbers.values()):
