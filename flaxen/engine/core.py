@@ -233,10 +233,10 @@ class Engine(SteppedEngine):
         self._drafts.wake()
 
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:
-        if self._in_flight and not (self._requests or self._events.are_left):
-            self.step()  # it was planned before the last sequence ended, and returns nothing
-        if self.has_work:
+        if self._requests or self._events.are_left:
             raise ValueError("the adapters can't be changed at once while sequences run or wait")
+        while self.has_work:
+            self.step()  # what was planned before the last sequence ended returns nothing
         if len(set(names)) != len(names):
             raise ValueError(f"every adapter of a stack needs its own name, got {names}")
         rank = self._executor.set_adapter_stack(stack if names else None, scales)

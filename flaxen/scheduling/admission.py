@@ -109,8 +109,8 @@ class Admission:
         if fetched is None:
             return True
         if fetched.is_ready and not fetched.is_second:
-            if self._num_cached(sequence) >= fetched.num_expected:
-                return True
+            if not fetched.is_read or self._num_cached(sequence) >= fetched.num_expected:
+                return True  # what took too long is not waited for again
             self._pools.fetch(sequence, self._most_found(sequence))
         return sequence.fetched is None or sequence.fetched.is_ready
 

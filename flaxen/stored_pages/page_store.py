@@ -68,7 +68,12 @@ class Fetch:
     @property
     def is_ready(self) -> bool:
         """Whether all is read or failed, or took too long."""
-        return time.monotonic() > self._deadline_s or all(each.done() for each in self._reading)
+        return time.monotonic() > self._deadline_s or self.is_read
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all is read or failed."""
+        return all(each.done() for each in self._reading)
 
     @property
     def pages(self) -> dict[bytes, np.ndarray]:
@@ -125,7 +130,7 @@ class PageStore:
         found = {key: page for key in keys if (page := self._host.get(key)) is not None}
         self._num_host_hits += len(found)
         disk = self._disk if self._may_use_disk else None
-        if disk is None or len(found) == len(keys):
+        if disk is None or self._is_closed or len(found) == len(keys):
             return Fetch(found, ())
         missing = disk.find(key for key in keys if key not in found)
         return Fetch(

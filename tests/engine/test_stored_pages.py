@@ -223,6 +223,21 @@ def test_a_fault_is_stored_nowhere_or_dropped(stores: list[PageStore]) -> None:
     assert stats.host_bytes == 10 * 16  # of the good one alone: 10 pages of 4 token ids
 
 
+def test_pages_that_are_still_to_be_read_do_not_make_an_engine_busy(
+    stores: list[PageStore],
+) -> None:
+    stores.append(PageStore(HostTier(10**9), None))
+    engine = fake_engine(store=stores[0])
+    engine.add(engine.check(request("r", list(range(40)), max_tokens=3)))
+    while not any(event.finish for event in engine.step()):
+        assert engine.has_work
+    assert engine.has_work  # its last pages
+    engine.set_adapter_stack((), None, None)
+    assert not engine.has_work
+    stores[0].flush()
+    assert stores[0].stats().host_bytes == 10 * 16
+
+
 def test_a_step_that_fails_stores_nothing_and_others_go_on(stores: list[PageStore]) -> None:
     stores.append(PageStore(HostTier(10**9), None))
     executor = FaultyExecutor(

@@ -106,10 +106,25 @@ def test_a_disk_that_takes_too_long_is_not_waited_for(
     store: PageStore, may_read: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page_store, "_MAX_WAIT_S", -1.0)
+    fetch, asked = store.fetch, []
+
+    def ask(keys: list[bytes]) -> page_store.Fetch:
+        asked.append(keys)
+        return fetch(keys)
+
+    monkeypatch.setattr(store, "fetch", ask)
     scheduler = Scheduler(CONFIG, store=store)
     scheduler.add(sequence("a", 0))
     assert admitted(scheduler.schedule()) == {"a": 0}
     assert not may_read.is_set()
+    assert len(asked) == 1  # nor for a second time
+
+
+def test_nothing_is_read_from_a_store_that_was_closed(store: PageStore) -> None:
+    store.close()
+    scheduler = Scheduler(CONFIG, store=store)
+    scheduler.add(sequence("a", 0))
+    assert admitted(scheduler.schedule()) == {"a": 0}
 
 
 def test_a_sequence_that_ends_meanwhile_is_forgotten(
