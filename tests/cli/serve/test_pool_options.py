@@ -16,6 +16,7 @@ from flaxen.cli.serve.pool_options import (
     divide_adapters,
     refuse_for_several,
 )
+from flaxen.cli.serve.speculation_options import SpeculationOptions
 from flaxen.serving.load_at_start import LoadAtStart
 
 NAMES = [("a", "gpt-4"), ("b",)]
@@ -34,6 +35,10 @@ def test_a_single_model_has_no_order_of_loading() -> None:
         ({"server": ServerOptions(dev_mode=True)}, "--server-dev-mode changes one model"),
         ({"server": ServerOptions(any_model_name=True)}, "--skip-model-name-validation can't tell"),
         ({"template": ChatTemplateOptions(chat_template="x")}, "--chat-template belongs to one"),
+        (
+            {"speculation": SpeculationOptions(spec_method="ngram")},
+            "--speculative-config belongs to one model",
+        ),
         ({"model_options": ModelOptions(definition="x.py:f")}, "--definition belongs to one model"),
         ({"mesh": MeshOptions(mesh="tensor=2")}, "divided over several devices can't take turns"),
         (
@@ -47,6 +52,7 @@ def test_options_of_a_single_model_are_refused(given: dict[str, Any], message: s
         "server": ServerOptions(),
         "model_options": ModelOptions(),
         "template": ChatTemplateOptions(),
+        "speculation": SpeculationOptions(),
         "mesh": MeshOptions(),
         "processes": ProcessOptions(),
     }
