@@ -91,7 +91,8 @@ class EngineArgs:
     # keep none. The directory's pages are found after a restart too.
     kv_offload_bytes: int = 0
     kv_offload_dir: Path | str | None = None
-    kv_offload_dir_bytes: int = 10 * 2**30  # the most bytes of the directory's files
+    # The most bytes of the directory's files; None: 10 GiB.
+    kv_offload_dir_bytes: int | None = None
     # Where vLLM's KV events are published: its JSON object, or a mapping; None publishes none.
     kv_events_config: str | Mapping[str, Any] | None = None
     max_waiting: int = 4096  # sequences
@@ -165,10 +166,16 @@ class EngineArgs:
             )
         if self.kv_events_config is not None:
             read_events_config(self.kv_events_config)
-        if self.kv_offload_bytes < 0 or self.kv_offload_dir_bytes < 1:
+        dir_bytes = self.kv_offload_dir_bytes
+        if self.kv_offload_bytes < 0 or (dir_bytes is not None and dir_bytes < 1):
             raise ValueError(
                 f"kv_offload_bytes must be at least 0 and kv_offload_dir_bytes at least 1, got "
-                f"{self.kv_offload_bytes} and {self.kv_offload_dir_bytes}"
+                f"{self.kv_offload_bytes} and {dir_bytes}"
+            )
+        if dir_bytes is not None and self.kv_offload_dir is None:
+            raise ValueError(
+                f"kv_offload_dir_bytes (--kv-offload-dir-bytes) is {dir_bytes}, and there is no "
+                "directory: name one with kv_offload_dir (--kv-offload-dir), or leave it out"
             )
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):
             size = getattr(self, name)

@@ -25,6 +25,8 @@ from flaxen.stored_pages.host_tier import HostTier
 from flaxen.stored_pages.page_store import PageStore
 from flaxen.weights.file_identity import file_identity
 
+_DIR_BYTES = 10 * 2**30  # of a directory's files, if nothing else is asked for
+
 
 @contextlib.contextmanager
 def opened_store(prepared: Prepared) -> Iterator[PageStore | None]:
@@ -62,7 +64,8 @@ def open_store(prepared: Prepared) -> PageStore | None:
     disk = None
     if args.kv_offload_dir is not None:
         folder = Path(args.kv_offload_dir).expanduser()
-        disk = DiskTier(folder, _fingerprint(prepared), args.kv_offload_dir_bytes)
+        most = args.kv_offload_dir_bytes or _DIR_BYTES
+        disk = DiskTier(folder, _fingerprint(prepared), most)
     return PageStore(HostTier(args.kv_offload_bytes), disk)
 
 

@@ -12,7 +12,7 @@ MAX_LOGIT_BIAS = 1024  # entries of a request's logit_bias, for which each row h
 MAX_LOGPROB_IDS = 128  # of logprob_token_ids
 # The most positions at which a step samples because of drafts: each has a line of logits, whether
 # it is used or not.
-_MAX_SAMPLED = 64
+MAX_SAMPLED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class EngineConfig:
     def max_sampled(self) -> int:
         """The most positions at which a step samples: one for each sequence and each draft."""
         wanted = self.max_num_seqs * (1 + self.num_spec_tokens)
-        most = max(self.max_num_seqs, min(wanted, _MAX_SAMPLED))
+        most = max(self.max_num_seqs, min(wanted, MAX_SAMPLED))
         return min(most, self.max_num_batched_tokens)
 
     def _check_groups(self) -> None:

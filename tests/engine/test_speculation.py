@@ -13,6 +13,7 @@ from flaxen.engine.core import Engine
 from flaxen.protocol import Request, SamplingParams
 from tests.engine.drafters import Always, Reader, Scripted
 from tests.engine.fakes import EOS_ID, POISON, SMALL, Ends, fake_engine, run_out
+from tests.engine.grammars import Rule
 from tests.scheduling.groups import full
 
 K = 3
@@ -127,6 +128,18 @@ def test_a_drafter_that_fails_when_it_is_first_asked_changes_nothing() -> None:
 
     ends = run(engine_of(Failing()), request("r", [5]), request("s", [5]))
     assert ends.tokens == {("r", 0): list(range(6, 16)), ("s", 0): list(range(6, 16))}
+
+
+def test_a_grammar_that_fails_to_foresee_goes_without_drafts_alone() -> None:
+    class Blind(Rule):
+        def forced_tokens(self) -> list[int]:
+            raise RuntimeError("too ambiguous")
+
+    engine = engine_of(Successor([True]))
+    blind = replace(request("r", [5]), grammar=lambda: Blind(lambda tokens: range(300)))
+    ends = run(engine, blind, request("s", [5]))
+    assert ends.tokens == {("r", 0): list(range(6, 16)), ("s", 0): list(range(6, 16))}
+    assert engine.stats().num_accepted_tokens == 6  # of s
 
 
 def test_a_drafter_without_room_for_drafts_is_refused() -> None:

@@ -40,6 +40,7 @@ def test_vllms_keys_are_read() -> None:
             "prompt_lookup_max must be at least 4, got 3",
         ),
         ({"method": "ngram", "num_speculative_tokens": 2.5}, "must be a whole number, got 2.5"),
+        ({"method": "ngram", "num_speculative_tokens": 64}, "tokens must be from 1 to 63, got 64"),
         ({"method": "suffix", "num_speculative_tokens": True}, "must be a whole number, got True"),
         (
             {"method": "suffix", "suffix_decoding_min_token_prob": 2},

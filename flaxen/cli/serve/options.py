@@ -268,13 +268,13 @@ class ServingOptions:
         ),
     ] = None
     kv_offload_dir_bytes: Annotated[
-        int,
+        int | None,
         _size_option(
             "--kv-offload-dir-bytes",
             help="Most bytes of the files in --kv-offload-dir.",
             show_default="10GiB",
         ),
-    ] = parse_size("10GiB")
+    ] = None
     kv_events_config: Annotated[
         str | None,
         _engine_option(

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from flaxen.scheduling.config import MAX_SAMPLED
+
 Method = Literal["ngram", "suffix", "draft_model"]
 METHODS: tuple[str, ...] = get_args(Method)
 _MODEL_KEYS = ("model", "quantization", "max_model_len", "draft_tensor_parallel_size")
@@ -59,10 +61,9 @@ class SpeculativeConfig:
     draft_tensor_parallel_size: int = 1
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_speculative_tokens", "prompt_lookup_min", "suffix_decoding_max_tree_depth",
-        ):  # fmt: skip
-            _check_range(name, getattr(self, name), 1)
+        _check_range("num_speculative_tokens", self.num_speculative_tokens, 1, MAX_SAMPLED - 1)
+        _check_range("prompt_lookup_min", self.prompt_lookup_min, 1)
+        _check_range("suffix_decoding_max_tree_depth", self.suffix_decoding_max_tree_depth, 1)
         _check_range("prompt_lookup_max", self.prompt_lookup_max, self.prompt_lookup_min)
         _check_range(
             "suffix_decoding_max_cached_requests", self.suffix_decoding_max_cached_requests, 0

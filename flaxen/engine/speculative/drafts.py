@@ -191,20 +191,25 @@ class Drafts:
 
     def _ask(self, drafter: Drafter, wanted: Mapping[Sequence, int]) -> dict[Sequence, Ids[int]]:
         """The checked proposals, without empty ones. What a grammar forces needs no drafter."""
+        forced = {s: ids for s, n in wanted.items() if (ids := self._forced(s, n)) is not None}
         try:
-            forced = {
-                sequence: ids[:most]
-                for sequence, most in wanted.items()
-                if sequence.grammar is not None and (ids := sequence.grammar.forced_tokens())
-            }
-            others = {s: most for s, most in wanted.items() if s not in forced}
-            proposed = forced | dict(drafter.propose(others))
-            return {
+            proposed = drafter.propose({s: n for s, n in wanted.items() if s not in forced})
+            checked = {
                 sequence: check_proposal(ids, wanted[sequence], self._vocab_size)
                 for sequence, ids in proposed.items()
-                if ids
             }
         except Exception:  # whatever it is, no output depends on it
             _LOG.exception("the drafter failed: all sequences go on without drafts")
             self._drafter = None
             return {}
+        return {sequence: ids for sequence, ids in (forced | checked).items() if ids}
+
+    def _forced(self, sequence: Sequence, most: int) -> Ids[int] | None:
+        """What a sequence's grammar forces; empty if it fails at that; None: ask the drafter."""
+        if sequence.grammar is None:
+            return None
+        try:
+            ids = sequence.grammar.forced_tokens()[:most]
+            return check_proposal(ids, most, self._vocab_size) or None
+        except Exception:  # whatever it is, it is this grammar's own, and the sequence may find out
+            return ()
