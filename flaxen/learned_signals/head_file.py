@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from flaxen.learned_signals.head import BY_PIECE, Head
+from flaxen.learned_signals.head import Head
 from flaxen.learned_signals.windows import unit
 
 _FORMAT = "flaxen-head-1"
@@ -56,14 +56,31 @@ def load_head(path: Path) -> Head:
             tensors = {name: file.get_tensor(name) for name in ("weights", "bias", "anchors")}
     except SafetensorError as error:
         raise ValueError(f"{path} is no head: {error}") from None
-    described: dict[str, Any] = json.loads(metadata[_FORMAT])
-    if described["task"] in BY_PIECE and "suspicions" not in described:
+    try:
+        described: dict[str, Any] = json.loads(metadata[_FORMAT])
+        reads_pieces = "suspicions" in described
+        head = _head_of(tensors, described)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} was fitted to whole windows, and {described['task']} is looked for in "
-            f"sentences now: train it again with flaxen route train {described['task']}"
+            f"{path} was changed after its training, and is no head now ({error!r}): train it "
+            "again with flaxen route train"
+        ) from None
+    if head.reads_pieces and not reads_pieces:
+        raise ValueError(
+            f"{path} was fitted to whole windows, and {head.task} is looked for in sentences now: "
+            f"train it again with flaxen route train {head.task}"
         )
+    return head
+
+
+def _head_of(tensors: dict[str, np.ndarray], described: dict[str, Any]) -> Head:
+    """A head of the parts of a file, which may be anything: other errors than ValueError tell of
+    wrong types."""
+    for name in ("thresholds", "suspicions"):
+        given = described.get(name, {})
+        described[name] = {label: float(value) for label, value in given.items()}
     described["labels"] = tuple(described["labels"])
-    weights, bias = (tensors[name].astype(np.float32) for name in ("weights", "bias"))
-    return Head(
-        weights=weights, bias=bias, anchors=unit(tensors["anchors"].astype(np.float32)), **described
+    weights, bias, anchors = (
+        tensors[name].astype(np.float32) for name in ("weights", "bias", "anchors")
     )
+    return Head(weights=weights, bias=bias, anchors=unit(anchors), **described)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from flaxen.learned_signals import head_file
 from flaxen.learned_signals.classified import (
@@ -82,6 +83,29 @@ def test_what_is_no_head_is_refused(tmp_path: Path) -> None:
         random_head("domain", 1)
     with pytest.raises(ValueError, match="task 'topic' is unknown"):
         random_head("topic", 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"task": "domain", "labels": 3}',
+        '{"task": ["domain"], "labels": ["a", "b"]}',
+        '{"task": "domain", "labels": ["a", "b", "c"]}',
+        '{"task": "domain", "labels": ["a", "b"], "more": 1}',
+        '{"task": "domain", "labels": ["a", "b"], "temperature": "1"}',
+        '{"task": "domain", "labels": ["a", "b"], "thresholds": ["a"]}',
+        '{"task": "domain", "labels": ["a", "b"], "thresholds": {"a": "high"}}',
+    ],
+)
+def test_a_head_whose_description_was_edited_is_refused(tmp_path: Path, text: str) -> None:
+    head, path = random_head("domain", 2), tmp_path / "edited"
+    tensors = {name: getattr(head, name) for name in ("weights", "bias", "anchors")}
+    path.write_bytes(save(tensors, {head_file._FORMAT: text}))
+    with pytest.raises(ValueError, match=r"edited was changed .* again with flaxen route train"):
+        load_head(path)
 
 
 def test_a_head_is_of_one_encoder() -> None:
