@@ -256,3 +256,14 @@ def test_a_sure_first_answer_is_kept() -> None:
         answer = post(proxy.app, CHATS, SUM)
         assert (answer.headers["x-vsr-response-path"], content(answer)) == (path, "2")
     assert asked(proxy) == [1, 0]
+
+
+@pytest.mark.parametrize("method", ["avg_logprob", "margin"])
+def test_all_log_probabilities_are_asked_for_and_kept(method: str) -> None:
+    """vLLM's -1; what is all of them, the model's server knows."""
+    proxy = make(f"confidence_method: {method}, threshold: 0.01")
+    expected = chat("2", -0.1, second=-9)
+    proxy.upstreams["other"].answers = [(200, expected)]
+    answer = post(proxy.app, CHATS, SUM | {"logprobs": True, "top_logprobs": -1})
+    assert (answer.json(), asked(proxy)) == (expected, [1, 0])
+    assert proxy.upstreams["other"].bodies[0]["top_logprobs"] == -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,10 +21,15 @@ def with_logprobs(body: Json, api: str, settings: Confidence) -> Json:
     asks for."""
     least = 0 if settings.confidence_method == "avg_logprob" else 2
     if api == "completions":
-        return {**body, "logprobs": max(body.get("logprobs") or 0, least)}
+        return {**body, "logprobs": _most(body.get("logprobs") or 0, least)}
     asked = body.get("top_logprobs") or 0
-    most = {"top_logprobs": max(asked, least)} if asked or least else {}
+    most = {"top_logprobs": _most(asked, least)} if asked or least else {}
     return {**body, "logprobs": True, **most}
+
+
+def _most(asked: int, least: int) -> int:
+    """So many entries for each token that both have theirs; below 0 are all, as in vLLM."""
+    return asked if asked < 0 else max(asked, least)
 
 
 def tokens_of(answer: Json, api: str, body: Json) -> list[TokenLogprobs]:
@@ -62,6 +68,7 @@ def _rows(told: Json, api: str) -> Iterator[tuple[_Pair, list[_Pair]]]:
 def as_asked(answer: dict[str, Any], api: str, body: Json) -> dict[str, Any]:
     """An answer with the log-probabilities that the client asks for, and no others."""
     most = body.get("top_logprobs" if api == "chat" else "logprobs") or 0
+    most = sys.maxsize if most < 0 else most
     wants = body.get("logprobs") not in (None, False)
     for choice in answer["choices"]:
         told = choice["logprobs"] = (choice.get("logprobs") or None) if wants else None
