@@ -104,3 +104,9 @@ def test_a_request_that_no_model_answers_has_no_copy() -> None:
         proxy.upstreams[name].answers = [broken()]
     assert post(proxy.app, CHATS, SUM).status_code == 502
     assert proxy.upstreams["small"].calls == []
+
+
+def test_a_count_of_tokens_has_no_copy() -> None:
+    proxy = make()
+    assert post(proxy.app, "/v1/messages/count_tokens", SUM).status_code == 200
+    assert (len(proxy.upstreams["large"].calls), proxy.upstreams["small"].calls) == (1, [])

@@ -107,12 +107,13 @@ def _prepare(body: Json, api: str, plugins: dict[type, Any], asked: Asked) -> Pr
     if (params := plugins.get(RequestParams)) is not None:
         body = _noted(with_params(body, api, params), body, "request_params", notes)
     cache, shadow = plugins.get(ResponseCache), plugins.get(ShadowDispatch)
+    takes = shadow is not None and not asked.counts and shadow.takes(asked.request_id)
     return Prepared(
         body=body,
         model=model,
         headers=plugins.get(HeaderMutation, HeaderMutation()),
         cache=cache if cache is not None and cache.enabled else None,
-        shadow=shadow if shadow is not None and shadow.takes(asked.request_id) else None,
+        shadow=shadow if takes else None,
         notes=tuple(notes),
     )
 
