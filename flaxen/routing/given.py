@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import Send
 
 from flaxen.routing.compiled import Router, Target
-from flaxen.routing.upstream import OF_CONNECTION, Call
+from flaxen.routing.upstream import Call, of_connection
 from flaxen.server.errors import invalid
 from flaxen.server.sse import to_json
 
@@ -76,8 +76,9 @@ class Given:
             raise invalid(f"{told}: ask another model, or POST /v1/messages", "model")
         if raw is None:
             raw = raw_body(body, target)
-        dropped = OF_CONNECTION | {"host"} | (_KEYS if self.drops_keys else set())
-        given_headers = {k: v for k, v in self.http.headers.items() if k not in dropped}
+        pairs = self.http.headers.items()
+        dropped = of_connection(pairs) | {"host"} | (_KEYS if self.drops_keys else set())
+        given_headers = {k: v for k, v in pairs if k not in dropped}
         if target.api:  # Anthropic's refuse a request without
             given_headers.setdefault("anthropic-version", "2023-06-01")
         headers = tuple((changed(given_headers) | {"content-length": str(len(raw))}).items())

@@ -17,6 +17,7 @@ from flaxen.routing.upstream import Answer, Headers, UpstreamError
 _CONNECT_S = 5.0  # then the next server of the model is tried
 # Below the 5 s after which uvicorn closes an idle connection, so that none is used while it does.
 _KEPT_S = 4.0
+_TIDY_S = 1.0  # between two looks for connections that are idle for longer
 _MOST_IDLE = 256  # of one server
 _PRINTED = "/?%:@!$&'()*+,;="  # in a URL as they are, beside letters, digits and -._~
 
@@ -39,6 +40,7 @@ class HttpClient:
         self._ssl = ssl.create_default_context()
         # By server, with the time since which they are idle; the latest is used first.
         self._idle: defaultdict[_Server, deque[tuple[float, _Connection]]] = defaultdict(deque)
+        self._timer: asyncio.TimerHandle | None = None  # runs while a connection is idle
 
     async def send(self, method: str, url: str, headers: Headers, body: bytes) -> Answer:
         """Returns an answer whose body was not read; closing its chunks ends the request.
@@ -97,14 +99,24 @@ class HttpClient:
         except BROKEN as error:
             raise _broke_off(url, error) from None
         finally:
-            now = time.monotonic()
             if is_whole and head.may_follow and len(idle) < _MOST_IDLE:
-                idle.append((now, connection))
+                idle.append((time.monotonic(), connection))
+                if self._timer is None:
+                    self._wait_to_tidy()
             else:
                 _drop(connection)
-            for each in self._idle.values():  # those of servers that are asked no more, too
-                while each and each[0][0] <= now - _KEPT_S:
-                    _drop(each.popleft()[1])
+
+    def _wait_to_tidy(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_TIDY_S, self._tidy)
+
+    def _tidy(self) -> None:
+        """Closes the connections that are idle for too long, and comes again while others are."""
+        self._timer, oldest = None, time.monotonic() - _KEPT_S
+        for idle in self._idle.values():
+            while idle and idle[0][0] <= oldest:
+                _drop(idle.popleft()[1])
+        if any(self._idle.values()):
+            self._wait_to_tidy()
 
     async def __aenter__(self) -> Self:
         return self
@@ -114,6 +126,9 @@ class HttpClient:
 
     async def aclose(self) -> None:
         """Closes the connections that are idle."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for idle in self._idle.values():
             while idle:
                 _drop(idle.pop()[1])

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from flaxen.router_config.models import BackendRef, ProviderModel
 from flaxen.routing.http_client import HttpClient, NotConnectedError
-from flaxen.routing.upstream import OF_CONNECTION, Answer, Call, Headers, UpstreamError
+from flaxen.routing.upstream import Answer, Call, Headers, UpstreamError, of_connection
 
 _CHATS = "/v1/chat/completions"
 
@@ -59,7 +59,8 @@ class HttpUpstream:
             except NotConnectedError as error:
                 refused.append(str(error))
                 continue
-            kept = tuple(pair for pair in answer.headers if pair[0] not in OF_CONNECTION)
+            dropped = of_connection(answer.headers)
+            kept = tuple(pair for pair in answer.headers if pair[0] not in dropped)
             return replace(answer, headers=kept)
         raise UpstreamError("; ".join(refused))
 

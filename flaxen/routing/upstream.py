@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,6 +15,13 @@ Headers = tuple[tuple[str, str], ...]  # with names in lower case
 # Headers of one connection, not of a request or an answer (RFC 9110, 7.6.1).
 OF_CONNECTION = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization",
                  "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}  # fmt: skip
+
+
+def of_connection(headers: Iterable[tuple[str, str]]) -> set[str]:
+    """The names of the headers that belong to one connection: those that always do, and those that
+    `connection` names. They must not be passed on."""
+    named = ",".join(value for name, value in headers if name == "connection")
+    return OF_CONNECTION | {name.strip().lower() for name in named.split(",")}
 
 
 @dataclass(frozen=True, kw_only=True)

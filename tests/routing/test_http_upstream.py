@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from flaxen.router_config.models import BackendRef, ProviderModel
+from flaxen.routing import http_client
 from flaxen.routing.http_client import HttpClient
 from flaxen.routing.http_upstream import HttpUpstream, backends_of
 from flaxen.routing.upstream import Call, UpstreamError
 from flaxen.server.run import listen
+from tests.routing.fakes import make_proxy
+from tests.server.clients import http_client as asking_of
 from tests.server.clients import run
 
 CALL = Call(path="/v1/chat/completions", headers=(("authorization", "theirs"),), body=b'{"a": 1}')
@@ -222,3 +226,54 @@ def test_a_slow_reader_keeps_the_server_waiting() -> None:
 def test_the_url_of_a_chat(ref: BackendRef, url: str) -> None:
     (backend,) = backends_of(ProviderModel(name="m", backend_refs=(ref,)), {})
     assert backend.url(CALL.path) == url
+
+
+def test_headers_that_a_connection_names_go_no_further() -> None:
+    seen = list[Request]()
+
+    async def answer(http: Request) -> Response:
+        seen.append(http)
+        return Response("1", headers={"connection": "X-Hop, close", "x-hop": "1", "x-end": "2"})
+
+    async def work() -> None:
+        app = Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])
+        async with serving(app) as address:
+            proxy = make_proxy()
+            async with HttpClient() as client, asking_of(proxy.app) as asking:
+                target = proxy.service.router.targets["small"]
+                model = upstream(client, BackendRef(endpoint=address))
+                proxy.service.router.targets["small"] = replace(target, upstream=model)
+                headers = {"connection": "keep-alive, X-Own", "x-own": "1", "x-far": "2"}
+                body = {"model": "small", "messages": []}
+                got = await asking.post(CALL.path, json=body, headers=headers)
+                assert (got.text, got.headers["x-end"]) == ("1", "2")
+                assert "x-hop" not in got.headers
+                assert seen[0].headers["x-far"] == "2"
+                assert "x-own" not in seen[0].headers
+
+    run(work())
+
+
+def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "_KEPT_S", 0.1)
+    monkeypatch.setattr(http_client, "_TIDY_S", 0.06)
+
+    async def work() -> None:
+        ended = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(CALL.body)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n12")
+            with contextlib.suppress(ConnectionResetError):
+                assert not await reader.read()
+            writer.close()
+            ended.set()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, HttpClient() as client:
+            assert await (await upstream(client, BackendRef(endpoint=address)).send(CALL)).whole()
+            await asyncio.wait_for(ended.wait(), 5)  # and nobody asks again
+            assert client._timer is None
+
+    run(work())
