@@ -8,7 +8,9 @@ const EVERY_S = 2;
 const MOST_PAGES = 20; // of a thousand events
 const ENDED = ["succeeded", "failed", "cancelled"];
 let shown = null; // the id of the job that is looked at
-let endJob = () => {};
+let events = new Map(); // its own, by id
+let isWhole = false; // whether it has ended, and all of it is drawn
+let endJob = null; // ends asking for it; null where nobody asks
 
 // Shows the jobs, and the newest one, until what it returns is called.
 export function startJobs() {
@@ -20,7 +22,7 @@ export function startJobs() {
   const endList = every(15, showList);
   return () => {
     endList();
-    endJob();
+    leaveJob();
   };
 }
 
@@ -42,36 +44,47 @@ async function showList() {
   showJob(jobs.some((job) => job.id === shown) ? shown : jobs[0].id);
 }
 
+function leaveJob() {
+  endJob?.();
+  endJob = null;
+}
+
 function showJob(id) {
-  endJob();
-  if (id !== shown) $("job").replaceChildren();
-  shown = id;
+  if (id !== shown) {
+    leaveJob();
+    $("job").replaceChildren();
+    [shown, events, isWhole] = [id, new Map(), false];
+  }
   for (const each of $("job-list").querySelectorAll("button")) {
     each.setAttribute("aria-pressed", String(each.textContent === id));
   }
-  const events = new Map(); // by id
+  if (isWhole || endJob) return;
+  const mine = events;
   endJob = every(EVERY_S, async () => {
     const job = await get(`${PATHS.jobs}/${encodeURIComponent(id)}`);
     const checkpoints = await get(`${PATHS.jobs}/${encodeURIComponent(id)}/checkpoints?limit=1000`);
-    await addEvents(id, events);
-    if (id !== shown) return;
-    drawJob(job, [...events.values()], checkpoints.data);
-    if (ENDED.includes(job.status)) endJob();
+    await addEvents(id, mine);
+    if (mine !== events) return; // another job is looked at
+    drawJob(job, [...mine.values()], checkpoints.data);
+    isWhole = ENDED.includes(job.status);
+    if (isWhole) leaveJob();
   });
 }
 
-// Adds the events that are not there yet; the newest come first.
-async function addEvents(id, events) {
+// Adds the events that are not there yet; the newest come first. None where asking fails, as nobody
+// would ask for those behind a known one.
+async function addEvents(id, known) {
   const path = `${PATHS.jobs}/${encodeURIComponent(id)}/events`;
-  const limit = events.size ? 100 : 1000;
+  const limit = known.size ? 100 : 1000;
+  const found = [];
   let after = "";
   for (let page = 0; page < MOST_PAGES; page += 1) {
     const { data, has_more: hasMore } = await get(`${path}?limit=${limit}${after}`);
-    const isKnown = data.some((event) => events.has(event.id));
-    for (const event of data) events.set(event.id, event);
-    if (isKnown || !hasMore) return;
+    found.push(...data);
+    if (!hasMore || data.some((event) => known.has(event.id))) break;
     after = `&after=${data.at(-1).id}`;
   }
+  for (const event of found) known.set(event.id, event);
 }
 
 function drawJob(job, events, checkpoints) {
