@@ -45,14 +45,17 @@ class ShownModel:
     name: str
     max_model_len: int  # tokens
     chats: bool  # whether it has a chat template
+    pools: str = ""  # as in snippets.Target
 
 
 async def home(context: Context, http: Request) -> Response:
     """Answers GET /: what is served, and how to call it from here."""
+    pooling = context.engine.info.pooling
     model = ShownModel(
         name=context.model_names[0],
         max_model_len=context.engine.info.max_model_len,
         chats=context.chat_template is not None,
+        pools="" if pooling is None else "score" if pooling.scores_pairs else pooling.task,
     )
     return home_page(http, [model], has_key=bool(context.config.api_keys))
 
@@ -74,16 +77,19 @@ def home_page(
         model="MODEL" if has_key else models[0].name if models else example,
         chats=models[0].chats if models else True,
         has_key=has_key,
+        pools=models[0].pools if len(models) == 1 else "",
     )
-    routes = {route.path for route in http.app.routes if isinstance(route, Route)}
+    has_jobs = any(isinstance(each, Route) and each.path == _JOBS for each in http.app.routes)
     return _page(
         "home.html",
         root=http.scope.get("root_path", ""),
         title="flaxen" if has_key or len(models) != 1 else models[0].name,
         models=() if has_key else models,
         has_key=has_key,
-        has_jobs=_JOBS in routes,
+        has_jobs=has_jobs,
         chats=chats,
+        pools=target.pools,
+        may_train=has_jobs or (bool(models) and not target.pools),
         version=__version__,
         url=target.url,
         curl=snippets.curl(target),

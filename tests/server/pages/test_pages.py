@@ -6,11 +6,13 @@ import html
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flaxen.protocol import PoolingInfo
 from flaxen.server.app import ALIASES, INVOCATIONS, ROUTES, create_app
 from flaxen.server.config import ServerConfig
 from flaxen.server.generation.bodies import (
@@ -23,6 +25,7 @@ from flaxen.server.generation.bodies import (
 )
 from flaxen.server.pages import snippets
 from flaxen.server.pages.reference import make_reference
+from tests.routing.fakes import make_proxy
 from tests.server.clients import get, http_client, make_app, run
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
@@ -35,6 +38,11 @@ def code(page: str) -> list[str]:
     """The blocks of code on a page."""
     found = re.findall(r"<pre><code>(.*?)</code></pre>", page, re.S)
     return [html.unescape(each) for each in found]
+
+
+def hidden_parts(page: str) -> set[str]:
+    """The parts of a page whose links are not shown."""
+    return set(re.findall(r'<a href="#(\w+)" hidden>', page))
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -81,6 +89,32 @@ def test_a_model_without_a_chat_template_is_completed() -> None:
     curl, python = code(get(app, "/").text)
     assert "/v1/completions" in curl
     assert "client.completions.create" in python
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "path", "method"),
+    [
+        ("embed", (), "/v1/embeddings", "client.embeddings.create"),
+        ("classify", ("good", "bad"), "/classify", None),
+        ("classify", ("relevant",), "/score", None),
+    ],
+)
+def test_a_model_that_pools_has_no_chat(
+    task: Any, labels: tuple[str, ...], path: str, method: str | None
+) -> None:
+    engine = FakeEngine()
+    pooling = PoolingInfo(task=task, pooling="mean", labels=labels)
+    engine.info = replace(engine.info, pooling=pooling)
+    page = get(create_app(engine, byte_tokenizer(), ServerConfig()), "/").text
+    curl, *python = code(page)
+    assert curl.startswith(f"curl http://flaxen{path} ")
+    assert [method in each for each in python] == ([True] if method else [])
+    assert hidden_parts(page) == {"chat", "jobs", "router"}
+    assert hidden_parts(get(make_app(), "/").text) == {"router"}
+
+
+def test_a_router_without_models_trains_none() -> None:
+    assert hidden_parts(get(make_proxy().app, "/").text) == {"jobs", "router"}
 
 
 @pytest.mark.parametrize("chats", [True, False])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flaxen.model_pool.app import create_pool_app
+from flaxen.protocol import PoolingInfo
 from tests.job_routes.fine_tuning.serving import FakeTrainer, serving
 from tests.model_pool.fake_models import Fakes
 from tests.routing.fakes import make_proxy
@@ -47,6 +49,15 @@ def test_the_status_has_numbers_and_a_chart(tab: Browser) -> None:
         assert "Prompts from the cache\n25 %" in shown
         assert texts(tab, "#models td")[:3] == ["fake/model", "model", "loaded"]
         assert tab.run("document.querySelector('#speed title').textContent").startswith("Tokens")
+
+
+def test_a_model_that_pools_begins_with_its_status(tab: Browser) -> None:
+    engine = FakeEngine()
+    engine.info = replace(engine.info, pooling=PoolingInfo(task="embed", pooling="mean"))
+    with page_of(tab, talking_app(engine), "#chat"):
+        assert texts(tab, "nav [aria-current]") == ["Status"]
+        assert texts(tab, "header nav a:not([hidden])") == ["Status", "API", "Reference"]
+        assert not tab.run("document.querySelector('#chat').checkVisibility()")
 
 
 def test_the_loss_of_a_job_is_a_line(tab: Browser, tmp_path: Path) -> None:
@@ -99,6 +110,11 @@ def test_the_loss_of_a_job_is_a_line(tab: Browser, tmp_path: Path) -> None:
             })()"""
         )
         assert tab.run("asked") == ["/v1/fine_tuning/jobs"]
+        # A job that has ended is not read again.
+        tab.run("location.hash = '#jobs'")
+        tab.wait("asked.length > 1 && document.querySelector('#job svg')")
+        tab.run("new Promise((done) => setTimeout(done, 300))")
+        assert tab.run("asked") == ["/v1/fine_tuning/jobs"] * 2
 
 
 def test_decisions_of_a_router_are_shown(tab: Browser) -> None:

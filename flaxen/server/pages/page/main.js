@@ -16,7 +16,8 @@ const linkTo = (part) => document.querySelector(`nav a[href="#${part}"]`);
 
 function showPart() {
   const asked = location.hash.slice(1);
-  const name = Object.hasOwn(PARTS, asked) && !linkTo(asked).hidden ? asked : "chat";
+  const offered = Object.keys(PARTS).filter((part) => !linkTo(part).hidden);
+  const name = offered.includes(asked) ? asked : offered[0];
   end();
   for (const part of Object.keys(PARTS)) {
     $(part).hidden = part !== name;
