@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
+import jax
 import pytest
 
 from flaxen.engine.speculative.draft_model import DraftModel
+from flaxen.engine.speculative.drafter import Drafter
+from flaxen.engine.speculative.ngram import Ngrams
 from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.memory.cache_plan import CachePlan, PoolReason
 from flaxen.memory.draft_cache import divide_cache
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import EngineStats, Request
 from tests.engine.drafters import Always
+from tests.engine.fakes import FaultyExecutor
+from tests.engine.lora import LORA, make_adapter
 from tests.engine.tiny import (
     ONE_SHAPE,
     make_engine,
@@ -25,7 +32,7 @@ from tests.engine.tiny import (
     run,
 )
 
-CONFIG = replace(ONE_SHAPE, num_spec_tokens=3)
+CONFIG = replace(ONE_SHAPE, num_spec_tokens=3, lora=LORA)
 SAMPLING = (
     {"temperature": 0.0},
     {"temperature": 1.0, "seed": 5, "top_p": 0.9},
@@ -96,6 +103,51 @@ def test_twins_that_are_preempted_change_nothing(
     got, stats = drafted(target, same, num_pages=16)
     assert traces(got) == traces(plain)
     assert stats.num_accepted_tokens > 0
+
+
+def test_adapters_and_the_base_in_one_batch_speak_with_drafts_as_without(
+    target: JaxExecutor, same: JaxExecutor
+) -> None:
+    few: dict[str, Any] = {"max_tokens": 30, "allowed_token_ids": (9, 20, 30)}  # they repeat soon
+    adapters = {name: make_adapter(seed) for seed, name in enumerate("ab")}
+
+    def said(drafter: Drafter | None) -> tuple[list[Any], int]:
+        engine = make_engine(CONFIG, executor=target, drafter=drafter, payoff=Always())
+        for name, adapter in adapters.items():
+            engine.adapters.load(name, adapter)
+        names = (None, "a", "b")
+        asked = [
+            replace(request(f"r{i}", prompt, **SAMPLING[i % 4], **few), adapter=names[i % 3])
+            for i, prompt in enumerate(prompts([1, 5, 16, 70, 31, 40]))
+        ]
+        found = traces(run(engine, asked))
+        return found, engine.stats().num_accepted_tokens
+
+    expected, _ = said(None)
+    same.reset()
+    for drafter in (Ngrams(1, 3), DraftModel(ONE_SHAPE, same)):
+        found, num_accepted = said(drafter)
+        assert found == expected
+        assert num_accepted > 0
+
+
+def test_a_draft_model_that_fails_leaves_no_memory_behind(
+    target: JaxExecutor, plain: list[RequestOutput]
+) -> None:
+    params = make_params(1)
+    freed = weakref.ref(jax.tree.leaves(params)[0])
+    draft = make_executor(ONE_SHAPE, params=params)
+    del params
+    broken = FaultyExecutor(draft, lambda name, count: (name, count) == ("fetch", 3))
+    drafter = DraftModel(ONE_SHAPE, broken)
+    engine = make_engine(CONFIG, executor=target, drafter=drafter, payoff=Always())
+    assert traces(run(engine, requests())) == traces(plain)
+    gc.collect()
+    assert freed() is None
+    engine.sleep(keeps_weights=True)
+    engine.wake_weights()
+    engine.wake_cache()
+    assert traces(run(engine, requests())) == traces(plain)
 
 
 def plan(num_bytes: int, reason: PoolReason, token_bytes: int) -> CachePlan:

@@ -11,6 +11,7 @@ Deliberately does not know: JAX, when drafts pay.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Ids
@@ -78,6 +79,10 @@ class DraftModel(Drafter):
     def wake(self) -> None:
         self._executor.wake_weights()
         self._executor.reset()
+
+    def free(self) -> None:
+        with contextlib.suppress(Exception):  # of the step that failed
+            self._executor.sleep(keeps_weights=False)
 
     def _caught_up(self, sequence: Sequence) -> Sequence:
         """A sequence's twin, which forgets its drafts and learns what came in their place."""

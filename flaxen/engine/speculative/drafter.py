@@ -47,6 +47,9 @@ class Drafter(abc.ABC):
     def sleep(self) -> None:  # noqa: B027  # most keep nothing on a device
         """Frees the memory of its state, and moves weights to the host, as in Executor.sleep."""
 
+    def free(self) -> None:  # noqa: B027
+        """Frees all that it has on a device: it has failed, and nobody will ask it again."""
+
     def wake(self) -> None:  # noqa: B027
         """Undoes `sleep`."""
 

@@ -137,7 +137,8 @@ class Drafts:
 
     def warm_up(self) -> bool:
         """Compiles a program of the drafter's; returns False if none was left."""
-        return self._drafter is not None and self._drafter.warm_up()
+        drafter = self._drafter  # another thread calls this, and the drafter may fail meanwhile
+        return drafter is not None and drafter.warm_up()
 
     def sleep(self) -> None:
         """Frees what the drafter has on a device, until `wake`."""
@@ -201,6 +202,7 @@ class Drafts:
         except Exception:  # whatever it is, no output depends on it
             _LOG.exception("the drafter failed: all sequences go on without drafts")
             self._drafter = None
+            drafter.free()
             return {}
         return {sequence: ids for sequence, ids in (forced | checked).items() if ids}
 
