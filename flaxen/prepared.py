@@ -177,6 +177,7 @@ def _cache_plan(
         gpu_memory_utilization=args.gpu_memory_utilization,
         num_replicas=len(models),
         memory_bytes=args.memory_bytes,
+        kv_offload_bytes=args.kv_offload_bytes,
     )
 
 

@@ -111,6 +111,7 @@ class Engine(SteppedEngine):
         self._requests = OpenRequests()
         self._in_flight: _InFlight | None = None
         self._events = StepEvents(executor, self._scheduler, self._requests, self._drafts)
+        self._failed_idle = False  # whether the last call of `step` failed, and no device's step
         self._num_steps = 0
         self.schedule_s = 0.0
 
@@ -195,7 +196,12 @@ class Engine(SteppedEngine):
             self._sample()
             if is_idle and self._in_flight is None:
                 self._scheduler.wait_for_pages(_PAGES_WAIT_S)
+            self._failed_idle = False
         except Exception as error:  # from the device: it can't be told which sequence caused it
+            is_idle = previous is None and self._in_flight is None
+            if is_idle and self._failed_idle:
+                raise  # it would be raised for ever: there is no sequence to end for it
+            self._failed_idle = is_idle
             self._fail_steps([previous, self._in_flight], error)
         except BaseException as error:  # Ctrl-C: perhaps only half a step was dispatched
             self._fail_steps([previous, self._in_flight], error)

@@ -78,6 +78,9 @@ class SteppedEngine(abc.ABC):
 
         Args:
           plans: False dispatches none: afterwards nothing runs, and requests rest as they are.
+
+        Raises:
+          Exception: the engine is broken: it can't go on, or not end what it can't go on with.
         """
 
     @abc.abstractmethod

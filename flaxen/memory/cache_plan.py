@@ -182,8 +182,8 @@ def _free_too_small(
     num_bytes: int, free_bytes: int | None, device: DeviceMemory | None
 ) -> tuple[str, str]:
     return (
-        f"the machine has {_mib(free_bytes)} of memory free beside the weights, of which the KV "
-        "cache takes half",
+        f"the machine has {_mib(free_bytes)} of memory free beside the weights and stored "
+        "pages (kv_offload_bytes), of which the KV cache takes half",
         "End other programs, take a smaller or quantized model or a shorter max_model_len, or say "
         "with kv_cache_bytes (--kv-cache-size) how much to take",
     )

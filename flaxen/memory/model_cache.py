@@ -32,6 +32,7 @@ def plan_model_cache(
     gpu_memory_utilization: float | None,
     num_replicas: int,
     memory_bytes: int | None = None,
+    kv_offload_bytes: int = 0,
 ) -> CachePlan:
     """Plans the KV cache, as one device of the model's mesh has it.
 
@@ -47,10 +48,11 @@ def plan_model_cache(
       gpu_memory_utilization: as in EngineArgs.
       num_replicas: engines of the same size that this process has.
       memory_bytes: the memory that was set apart for the weights and the cache; None is all.
+      kv_offload_bytes: the host's memory that stored pages may fill.
 
     Raises:
-      ValueError: as in `plan_cache` and `check_utilization_has_device`; or the backend can't have
-        pages of this size.
+      ValueError: as in `plan_cache`, `beside_stored` and `check_utilization_has_device`; or the
+        backend can't have pages of this size.
     """
     check_page_size(page_size, backend=model.backend)
     limit, free = memory_limit(), free_bytes()
@@ -64,6 +66,8 @@ def plan_model_cache(
             param_bytes=num_param_bytes,
             step_bytes=step_bytes(model, sizes, itemsize=itemsize, max_model_len=length),
         )
+    num_on_host = num_replicas * _num_devices(model)
+    left = beside_stored(free, kv_offload_bytes, 0 if device else num_on_host * num_param_bytes)
     return plan_cache(
         CacheSizes(
             specs=page_specs(model, page_size, cache_dtype),
@@ -75,7 +79,7 @@ def plan_model_cache(
         model.max_position,
         asked_len=max_model_len,
         asked_bytes=kv_cache_bytes,
-        free_bytes=share_of_host(free, num_param_bytes, num_replicas * _num_devices(model)),
+        free_bytes=share_of_host(left, num_param_bytes, num_on_host),
         device=device,
         budget_bytes=None if memory_bytes is None else memory_bytes - num_param_bytes,
     )
@@ -84,6 +88,28 @@ def plan_model_cache(
 def _num_devices(model: Model) -> int:
     """The number of this process's devices that hold weights and pages of one engine."""
     return 1 if model.placement is None else len(model.placement.mesh.local_devices)
+
+
+def beside_stored(free: int | None, stored_bytes: int, param_bytes: int) -> int | None:
+    """The bytes of the host's free memory that stored pages will not fill.
+
+    Args:
+      free: the host's free memory before the weights are loaded; None if that is not known.
+      stored_bytes: the most bytes of stored pages in it.
+      param_bytes: of all weights in it.
+
+    Raises:
+      ValueError: stored pages have no room there.
+    """
+    if free is None or not stored_bytes:
+        return free
+    if stored_bytes > free - param_bytes:
+        raise ValueError(
+            f"kv_offload_bytes (--kv-offload-bytes) is {stored_bytes / 2**20:,.1f} MiB, and the "
+            f"machine has {max(0, free - param_bytes) / 2**20:,.1f} MiB of memory free beside the "
+            "weights: lower it, or end other programs"
+        )
+    return free - stored_bytes
 
 
 def share_of_host(free: int | None, num_param_bytes: int, num_devices: int) -> int | None:

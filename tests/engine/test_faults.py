@@ -129,6 +129,26 @@ def test_a_device_that_can_not_start_again_is_no_engine() -> None:
         engine.step()
 
 
+def test_a_plan_that_always_fails_breaks_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = fake_engine()
+    good = engine._scheduler.schedule
+    calls: list[int] = []
+
+    def fails(drafts: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1 or len(calls) > 20:
+            raise RuntimeError("a page has no owner")
+        return good(drafts)
+
+    monkeypatch.setattr(engine._scheduler, "schedule", fails)
+    add(engine, ask("r", [7], max_tokens=2))
+    assert run_out(engine).tokens["r", 0] == after(7, 2)  # once is not for ever
+    calls += [1] * 20
+    add(engine, ask("s", [7]))
+    with pytest.raises(RuntimeError, match="a page has no owner"):
+        run_out(engine)
+
+
 class FragileTokenizer:
     """Knows letters, and has a bug at "x"."""
 

@@ -19,7 +19,7 @@ from flaxen.execution.step_sizes import StepSizes
 from flaxen.kernels.backend import Backend
 from flaxen.memory.cache_plan import CachePlan, PoolReason, plan_cache
 from flaxen.memory.device_memory import DeviceMemory
-from flaxen.memory.model_cache import share_of_host
+from flaxen.memory.model_cache import beside_stored, share_of_host
 from flaxen.memory.step_memory import step_bytes
 from flaxen.models.cache import Full, Sliding, attention_only
 from flaxen.models.config import uniform_decoder
@@ -165,6 +165,14 @@ def test_virtual_devices_share_the_hosts_memory() -> None:
     assert share_of_host(10 * GIB, GIB, 1) == 9 * GIB
     assert share_of_host(10 * GIB, GIB, 4) == int(1.5 * GIB)
     assert share_of_host(None, GIB, 4) is None
+
+
+def test_stored_pages_take_of_the_hosts_memory() -> None:
+    assert beside_stored(10 * GIB, 3 * GIB, 7 * GIB) == 7 * GIB
+    assert beside_stored(None, 3 * GIB, GIB) is None
+    assert beside_stored(GIB, 0, 7 * GIB) == GIB  # the weights are refused elsewhere
+    with pytest.raises(ValueError, match=r"is 3,072\.0 MiB, and the machine has 2,048\.0 MiB of"):
+        beside_stored(10 * GIB, 3 * GIB, 8 * GIB)
 
 
 def test_a_mesh_divides_what_steps_take() -> None:
