@@ -60,7 +60,7 @@ class Admission:
         queue = self._adapter_slots.queue()
         for sequence in islice(self._waiting, _MAX_FETCHING):
             if sequence.fetched is None:
-                self._pools.fetch(sequence, self._most_found(sequence))
+                self._pools.found.fetch(sequence, self._most_found(sequence))
         for sequence in list(islice(self._waiting, self._running.num_free_rows + _MAX_PASSED)):
             if not self._running.num_free_rows or budget <= 0:
                 break
@@ -111,7 +111,7 @@ class Admission:
         if fetched.is_ready and not fetched.is_second:
             if not fetched.is_read or self._num_cached(sequence) >= fetched.num_expected:
                 return True  # what took too long is not waited for again
-            self._pools.fetch(sequence, self._most_found(sequence))
+            self._pools.found.fetch(sequence, self._most_found(sequence))
         return sequence.fetched is None or sequence.fetched.is_ready
 
     def _start(self, sequence: Sequence) -> bool:
@@ -134,7 +134,7 @@ class Admission:
 
     def _num_cached(self, sequence: Sequence) -> int:
         """The number of pages at a sequence's beginning that the prefix cache holds."""
-        return self._pools.num_cached(sequence, self._most_found(sequence))
+        return self._pools.found.num_cached(sequence, self._most_found(sequence))
 
     def _most_found(self, sequence: Sequence) -> int:
         """The most pages at a sequence's beginning that need not be computed."""

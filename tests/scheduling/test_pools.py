@@ -80,7 +80,7 @@ def test_pages_behind_a_window_are_freed_and_found_again() -> None:
     pools.release(each)
     assert pools.num_used == 0
     # Nothing has taken the freed pages since: each of them still holds its tokens.
-    assert [pools.num_cached(sequence(25), limit) for limit in (6, 3, 0)] == [6, 3, 0]
+    assert [pools.found.num_cached(sequence(25), limit) for limit in (6, 3, 0)] == [6, 3, 0]
 
 
 def test_a_prefix_is_found_where_all_groups_can_go_on() -> None:
@@ -94,7 +94,7 @@ def test_a_prefix_is_found_where_all_groups_can_go_on() -> None:
     taken = sliding.allocate(sliding.num_free - 3)
     sliding.release(taken)
     found = [i for i in range(6) if sliding.holds(each.page_hashes[i])]
-    after = {limit: pools.num_cached(sequence(25), limit) for limit in range(7)}
+    after = {limit: pools.found.num_cached(sequence(25), limit) for limit in range(7)}
     for limit, num in after.items():
         seen = range(max(0, num * 4 - 5) // 4, num)  # what the next token sees
         assert set(seen) <= set(found)
@@ -117,7 +117,7 @@ def test_no_longer_prefix_would_do(kept: list[tuple[int | None, set[int]]], limi
     specs = [attention_cache(1, 2, window) for window, _ in kept]
     pools = pools_of(*specs)
     each = sequence(32)
-    pools.num_cached(each, 0)  # names its pages
+    pools.found.num_cached(each, 0)  # names its pages
     for pool, (_, held) in zip(pools.pools, kept, strict=True):
         pages = pool.allocate(len(held))
         pool.register(pages, [each.page_hashes[i] for i in sorted(held)])
@@ -125,7 +125,7 @@ def test_no_longer_prefix_would_do(kept: list[tuple[int | None, set[int]]], limi
         num for num in range(limit + 1)
         if all(set(range(first_page(window, 4 * num, 4), num)) <= held for window, held in kept)
     ]  # fmt: skip
-    assert pools.num_cached(each, limit) == max(fits)
+    assert pools.found.num_cached(each, limit) == max(fits)
 
 
 def test_beside_a_state_no_prefix_is_found() -> None:
@@ -134,7 +134,7 @@ def test_beside_a_state_no_prefix_is_found() -> None:
     assert pools.admit(each, 0, 0)
     compute(pools, each, 8, 12)
     assert [len(pages) for pages in each.pages] == [3, 1]
-    assert pools.num_cached(sequence(13), 3) == 0
+    assert pools.found.num_cached(sequence(13), 3) == 0
     assert not pools.can_roll_back
     with pytest.raises(AssertionError, match="a State can't go back to an earlier token"):
         pools.roll_back(each, 11)

@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from flaxen.scheduling.cache.found_prefixes import FoundPrefixes
 from flaxen.scheduling.cache.groups import first_page, most_pages, page_bytes
 from flaxen.scheduling.cache.page_events import PageEvents
 from flaxen.scheduling.cache.pages import PagePool
-from flaxen.scheduling.cache.prefix_search import PrefixSearch
 from flaxen.scheduling.cache.prefixes import Prefixes
 from flaxen.scheduling.cache.retention import Retention
-from flaxen.scheduling.cache.stored import PageLoad, StoredPages
+from flaxen.scheduling.cache.stored import StoredPages
 from flaxen.scheduling.config import EngineConfig
 from flaxen.scheduling.sequence import NO_PAGE, Sequence
-from flaxen.stored_pages.page_store import PageStore, page_key
+from flaxen.stored_pages.page_store import PageStore
 
 
 class Pools:
@@ -72,7 +72,7 @@ class Pools:
         self._of_tokens = tuple(i for i, keeps in enumerate(keep_tokens) if keeps)
         windows = [(i, group.window) for i, group in enumerate(config.groups)]
         self._sliding = tuple((i, window) for i, window in windows if window is not None)
-        self._search = PrefixSearch(config.groups, self.pools, config.page_size)
+        self.found = FoundPrefixes(config, self.pools, self._prefixes, self.stored, self.events)
         self._unbounded = tuple(i for i, window in windows if window is None and keep_tokens[i])
 
     @property
@@ -96,48 +96,6 @@ class Pools:
         """The number of pages with an owner."""
         return sum(pool.num_used for pool in self.pools)
 
-    def num_cached(self, sequence: Sequence, limit: int) -> int:
-        """The number of pages at a sequence's beginning that need not be computed.
-
-        Each group limits it: without a window all these pages must be cached, with a window those
-        that the next token sees. With a State nothing can be skipped.
-
-        Args:
-          sequence: missing hashes of its full pages are added.
-          limit: the most pages.
-        """
-        if not self.has_prefixes:
-            return 0
-        self._prefixes.extend(sequence)
-        fetched = sequence.fetched
-        stored = {} if fetched is None else fetched.pages
-        return self._search.num_found(sequence.page_hashes[:limit], stored)
-
-    def fetch(self, sequence: Sequence, limit: int) -> None:
-        """Starts to get the pages at a sequence's beginning that are stored, and not cached.
-
-        Args:
-          sequence: missing hashes of its full pages are added.
-          limit: the most pages.
-        """
-        store = self.stored.store
-        if store is None or not self.has_prefixes:
-            return
-        self._prefixes.extend(sequence)
-        hashes = sequence.page_hashes[:limit]
-        end = self._search.num_found(hashes, store)
-        num_tokens = end * self._page_size
-        first = [first_page(each.window, num_tokens, self._page_size) for each in self._groups]
-        keys = [
-            page_key(i, content)
-            for i, pool in enumerate(self.pools)
-            for content in hashes[first[i] : end]
-            if not pool.holds(content)
-        ]
-        is_second = sequence.fetched is not None
-        sequence.fetched = store.fetch(keys)
-        sequence.fetched.num_expected, sequence.fetched.is_second = end, is_second
-
     def admit(self, sequence: Sequence, num_cached: int, num_spare: int) -> bool:
         """Allocates the first pages of a sequence, in all groups or in none.
 
@@ -147,7 +105,7 @@ class Pools:
 
         Args:
           sequence: a sequence that owns nothing.
-          num_cached: the result of `num_cached`, in pages.
+          num_cached: the result of `found.num_cached`, in pages.
           num_spare: pages that must stay free in each group, so that other sequences can grow.
         """
         num_tokens = len(sequence.tokens)
@@ -165,7 +123,7 @@ class Pools:
                 for each, pages in zip(self.pools, owned, strict=False):
                     each.release([page for page in pages if page != NO_PAGE])
                 return False
-        num_loaded = self._load(sequence, owned, num_cached)
+        num_loaded = self.found.load(sequence, owned, num_cached)
         for group, pool, pages in zip(self._groups, self.pools, owned, strict=True):
             if group.window is None:
                 num_pages = most_pages(group.spec, num_tokens, self._chunk, self._page_size)
@@ -174,30 +132,6 @@ class Pools:
         sequence.fetched = None
         self.num_slots_held += (num_reused + num_loaded) * self._page_size
         return True
-
-    def _load(self, sequence: Sequence, owned: list[list[int]], num_cached: int) -> int:
-        """Allocates the cached pages that are only stored. Others find them at once: they are
-        written before the step. Returns how many there are in all groups.
-        """
-        if sequence.fetched is None:
-            return 0
-        before = len(self.stored.loads)
-        most = 0
-        for i, (group, pool) in enumerate(zip(self._groups, self.pools, strict=True)):
-            first = first_page(group.window, num_cached * self._page_size, self._page_size)
-            missing = [at for at in range(first, num_cached) if owned[i][at] == NO_PAGE]
-            hashes = [sequence.page_hashes[at] for at in missing]
-            pages = pool.allocate(len(missing))
-            registered = pool.register(pages, hashes)
-            if self.events is not None:
-                self.events.stored(sequence, i, first, [content for _, content in registered])
-            for at, page, content in zip(missing, pages, hashes, strict=True):
-                owned[i][at] = page
-                found = sequence.fetched.pages[page_key(i, content)]
-                self.stored.loads.append(PageLoad(i, page, found))
-            most = max(most, len(missing))
-        self.stored.num_hit_tokens += most * self._page_size
-        return len(self.stored.loads) - before
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Allocates pages for a sequence's first `num_tokens`, and frees those behind windows.

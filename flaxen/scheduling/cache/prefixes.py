@@ -21,14 +21,14 @@ class Prefixes:
     """
 
     def __init__(self, page_size: int, *, is_enabled: bool) -> None:
-        self._page_size, self._is_enabled = page_size, is_enabled
+        self._page_size, self.is_enabled = page_size, is_enabled
         self.weights_version = 0
         self._num_drops = 0
         self._num_invalidated: Counter[str] = Counter()  # by cache salt
 
     def extend(self, sequence: Sequence) -> None:
         """Adds the missing hashes of a sequence's full pages of known tokens."""
-        if self._is_enabled:
+        if self.is_enabled:
             hashes = sequence.page_hashes
             if not hashes:
                 sequence.hash_epoch = self._epoch(sequence)
