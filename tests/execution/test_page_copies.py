@@ -24,14 +24,15 @@ def config(model: Model) -> EngineConfig:
 
 
 def check(model: Model, dtype: str) -> None:
-    """Random bytes that are written are read, from the same pages and after a copy to others."""
+    """Random numbers that are written are read, from the same pages and after a copy to others."""
     sizes = config(model)
     copies = PageCopies(model, sizes)
     cache, _ = jit_empty_state(model, sizes, jnp.dtype(dtype))()
     rng = np.random.default_rng(0)
     for g in range(len(sizes.groups)):
         num_bytes = joined(copies.read(cache, g, PAGES), len(PAGES)).shape[1]
-        contents = rng.integers(0, 256, (40, num_bytes), np.uint8)
+        # Numbers that are no NaN, in any format: XLA may change the bits of a NaN that it copies.
+        contents = rng.integers(0, 256, (40, num_bytes), np.uint8) & 0xBF
         cache = copies.write(cache, g, np.arange(20, 60, dtype=np.int32), contents)
         cache = copies.write(cache, g, PAGES, contents[:5])
         found = joined(copies.read(cache, g, PAGES), len(PAGES))
