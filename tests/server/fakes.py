@@ -169,7 +169,11 @@ class FakeEngine(EngineClient):
         finish: Finish | None,
     ) -> TokenEvent:
         sampling = request.sampling
-        prompt = None
+        prompt = logprobs = None
+        if sampling.logprobs is not None:
+            entry = likely(token_id, sampling.logprobs)
+            labels = tuple((label, -1.0) for label in sampling.logprob_token_ids)
+            logprobs = (replace(entry, top=labels) if labels else entry,)
         if k == 0 and index == 0 and sampling.prompt_logprobs is not None:
             scored = request.prompt_token_ids[1:]
             prompt = (None, *(likely(i, sampling.prompt_logprobs) for i in scored))
@@ -178,7 +182,7 @@ class FakeEngine(EngineClient):
             index=index,
             token_ids=(token_id,),
             text=decoder.decode(b"" if token_id == END else bytes([token_id]), finish is not None),
-            logprobs=None if sampling.logprobs is None else (likely(token_id, sampling.logprobs),),
+            logprobs=logprobs,
             prompt_logprobs=prompt,
             finish=finish,
         )
