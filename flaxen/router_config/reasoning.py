@@ -73,7 +73,8 @@ class Reasoning:
 
 _effort = partial(Reasoning, type="reasoning_effort", parameter="reasoning_effort")
 _THINKS, _SWITCH = "thinking", "enable_thinking"
-# Of the public reference's catalog, those of models that servers with templates have, and OpenAI's.
+# These families are from the public reference's catalog: OpenAI's models, and those whose servers
+# have chat templates.
 FAMILIES: dict[str, Reasoning] = {
     name: Reasoning(type="chat_template_kwargs", parameter=parameter)
     for parameter, names in {
@@ -99,7 +100,7 @@ FAMILIES: dict[str, Reasoning] = {
 
 
 def problem_of(ref: ModelRef, reasoning: Reasoning | None, *, says_off: bool) -> str:
-    """What is wrong with how a decision wants a model to reason; "" if nothing is.
+    """Says what is wrong with how a decision wants a model to reason; "" if nothing is.
 
     Args:
       reasoning: the model's; None if the file says nothing of it.

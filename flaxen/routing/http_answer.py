@@ -60,7 +60,7 @@ async def read_head(reader: asyncio.StreamReader) -> Head:
         raise _wrong()
     return Head(
         status=status,
-        # Of the two lengths the chunks' counts (RFC 9112, 6.3).
+        # An answer with both lengths has that of its chunks (RFC 9112, 6.3).
         headers=tuple(pair for pair in headers if not coding or pair[0] != "content-length"),
         length=length,
         is_chunked=has_body and bool(coding),

@@ -98,7 +98,7 @@ def test_kept_requests_are_bounded() -> None:
 
 @pytest.mark.parametrize("drafter", [Ngrams(3, 5), suffixes()], ids=["ngram", "suffix"])
 def test_a_token_is_drafted_in_less_than_a_tenth_of_a_millisecond(drafter: Drafter) -> None:
-    """Of the processor's time: other work on the machine does not count."""
+    """The processor's time is counted: other work on the machine does not count."""
     rng = random.Random(0)
     phrases = [[rng.randrange(1000) for _ in range(12)] for _ in range(20)]
     text = [token for _ in range(300) for token in rng.choice(phrases)]

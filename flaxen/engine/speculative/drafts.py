@@ -24,7 +24,7 @@ _FIRST_RATE_OF_MODELS = 0.8
 
 @dataclass(slots=True)
 class _Watched:
-    """What is known of a sequence's drafts."""
+    """A sequence's record: how likely its drafts are right, and what the drafter foresaw."""
 
     acceptance: Acceptance
     foreseen: int | None = None  # its next token, as the drafter said without being verified

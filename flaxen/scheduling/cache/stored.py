@@ -28,7 +28,7 @@ class PageLoad:
 
 @final
 class StoredPages:
-    """What is copied between two steps.
+    """Collects the pages that are copied between two steps.
 
     Pages are read before the step that is planned next: whoever got one of them meanwhile
     overwrites it in that step at the earliest.
