@@ -55,7 +55,8 @@ _PAGES_WAIT_S = 0.005  # for stored pages, between two looks at what else there 
 @dataclass(slots=True)
 class _InFlight:
     plan: StepPlan
-    started_s: float  # on the engine's clock
+    began_s: float  # on the engine's clock
+    waited: bool  # whether it was planned only when the step before had been fetched
     handle: Any = None
 
 
@@ -105,7 +106,7 @@ class Engine(SteppedEngine):
             config, pace=self._pace, store=store, publish=publish, clock=clock
         )
         self._stored = self._scheduler.pools.stored
-        self._drafts = Drafts(drafter, config, info.vocab_size, payoff or Payoff())
+        self._drafts = Drafts(drafter, config, info.vocab_size, payoff or Payoff(), clock)
         self._last_fetch_s = 0.0
         self._seeds = seed if isinstance(seed, random.Random) else random.Random(seed)
         self._requests = OpenRequests()
@@ -190,9 +191,7 @@ class Engine(SteppedEngine):
                 previous = None
                 self._drafts.propose(self._scheduler, is_ahead=self._in_flight is not None)
             if plans and is_held:
-                self._dispatch()
-                waited_s = self._clock() - self._last_fetch_s - self._drafts.proposing_s
-                self._drafts.payoff.observe_wait(max(0.0, waited_s))
+                self._dispatch(since_s=self._last_fetch_s + self._drafts.proposing_s)
             self._sample()
             if is_idle and self._in_flight is None:
                 self._scheduler.wait_for_pages(_PAGES_WAIT_S)
@@ -261,13 +260,15 @@ class Engine(SteppedEngine):
             expert_tokens=self._executor.expert_load(),
         )
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, since_s: float | None = None) -> None:
+        """Plans and starts a step; since when the device waits for it, if it does."""
         started = time.perf_counter()
         filled = self._stored.take_filled()
         plan = self._scheduler.schedule(self._drafts.counts)
         self.schedule_s += time.perf_counter() - started
         if plan.items:
-            self._in_flight = _InFlight(plan, self._clock())
+            began_s = self._clock() if since_s is None else since_s
+            self._in_flight = _InFlight(plan, began_s, waited=since_s is not None)
         copy_pages(self._executor, self._stored, filled, len(self.config.groups))
         if self._in_flight is None:
             return
@@ -295,13 +296,15 @@ class Engine(SteppedEngine):
         self._executor.sample(plan, self._in_flight.handle, bitmasks)
 
     def _observe(self, done: _InFlight) -> None:
-        """Reports the duration of a step to the pace, and to those who decide about drafts."""
-        began_s, self._last_fetch_s = max(done.started_s, self._last_fetch_s), self._clock()
+        """Reports the duration of a step to the pace, and to what decides about drafts."""
+        began_s, self._last_fetch_s = max(done.began_s, self._last_fetch_s), self._clock()
+        seconds = self._last_fetch_s - began_s
         num_tokens = done.plan.num_decoding + done.plan.num_catching_up
         num_scored = sum(item.num_scored for item in done.plan.items)
-        for observer in (self._pace, self._drafts.payoff if self._drafts.is_on else None):
-            if observer is not None:
-                observer.observe(num_tokens, num_scored, self._last_fetch_s - began_s)
+        if self._pace is not None:
+            self._pace.observe(num_tokens, num_scored, seconds)
+        if self._drafts.is_on and not num_scored:
+            self._drafts.payoff.observe(num_tokens, seconds, waited=done.waited)
 
     def _end_all(self, request_id: str, reason: FinishReason, error: str) -> None:
         """Ends a request early; an unknown id is ignored."""

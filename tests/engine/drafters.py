@@ -16,9 +16,7 @@ from flaxen.scheduling.sequence import Sequence
 class Always(Payoff):
     """Takes all drafts that there is room for."""
 
-    def choose(
-        self, offers: Ids[Offer], num_running: int, spare: int, draft_s: float = 0.0
-    ) -> list[int]:
+    def choose(self, offers: Ids[Offer], num_running: int, spare: int) -> list[int]:
         numbers = []
         for offer in offers:
             numbers.append(min(offer.most, spare))

@@ -25,8 +25,6 @@ from flaxen.scheduling.plan import StepPlan
 from flaxen.scheduling.scheduler import Scheduler
 from flaxen.scheduling.sequence import Sequence
 
-_RATE = 0.1  # the weight of the last steps in `token_s`
-
 
 @final
 class DraftModel(Drafter):
@@ -40,14 +38,9 @@ class DraftModel(Drafter):
     only_reads = False
 
     def __init__(self, config: EngineConfig, executor: Executor) -> None:
-        self._token_s = 0.0  # until it is measured
         self._config, self._executor = config, executor
         self._scheduler = Scheduler(config)
         self._twins: dict[Sequence, Sequence] = {}
-
-    @property
-    def token_s(self) -> float:
-        return self._token_s
 
     def propose(self, wanted: Mapping[Sequence, int]) -> Mapping[Sequence, Ids[int]]:
         started_s = time.perf_counter()
@@ -59,9 +52,7 @@ class DraftModel(Drafter):
                 twin.max_num_tokens = len(twin.tokens) + min(most, room)
                 twins[twin] = sequence
         drafted, num_steps = self._run(max(wanted.values(), default=0))
-        if num_steps:
-            seconds = (time.perf_counter() - started_s) / num_steps
-            self._token_s += (_RATE if self._token_s else 1.0) * (seconds - self._token_s)
+        self.token_s = (time.perf_counter() - started_s) / num_steps if num_steps else 0.0
         return {twins[twin]: ids for twin, ids in drafted.items() if twin in twins}
 
     def end(self, sequence: Sequence) -> None:

@@ -16,13 +16,9 @@ class Drafter(abc.ABC):
     """
 
     only_reads = True
-
-    @property
-    def token_s(self) -> float:
-        """The seconds in which it proposes one more token for the sequences that it is asked
-        about; 0 if it only reads.
-        """
-        return 0.0
+    # The seconds that each token took in the last call of `propose`; 0 if it only reads, or if
+    # something else took time too.
+    token_s = 0.0
 
     @abc.abstractmethod
     def propose(self, wanted: Mapping[Sequence, int]) -> Mapping[Sequence, Ids[int]]:

@@ -6,8 +6,7 @@ Deliberately does not know: how drafts are made or verified.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 
@@ -18,8 +17,11 @@ from flaxen.scheduling.scheduler import Scheduler
 from flaxen.scheduling.sequence import Sequence
 
 _LOG = logging.getLogger("flaxen.engine")
-_FIRST_RATE = 0.5  # of a drafter that only reads: what it would have said is checked all along
-_FIRST_RATE_OF_MODELS = 0.8
+_FIRST_RATE = 0.5
+_HOPE = 0.8  # of a draft model; what one that only reads would have said is checked all along
+# The weight of a draft token in the rate of its sequence, of a reader and of a draft model, whose
+# rate depends on the two models more than on the sequence, and in the mean of all sequences.
+_WEIGHT, _WEIGHT_OF_MODEL, _WEIGHT_IN_MEAN = 0.1, 0.05, 0.02
 
 
 @dataclass(slots=True)
@@ -39,13 +41,19 @@ class Drafts:
       config: the engine's sizes.
       vocab_size: the model's vocabulary size.
       payoff: decides whether drafts pay.
+      clock: monotonic seconds.
 
     Raises:
       ValueError: there is a drafter, but num_spec_tokens is 0.
     """
 
     def __init__(
-        self, drafter: Drafter | None, config: EngineConfig, vocab_size: int, payoff: Payoff
+        self,
+        drafter: Drafter | None,
+        config: EngineConfig,
+        vocab_size: int,
+        payoff: Payoff,
+        clock: Callable[[], float],
     ) -> None:
         if drafter is not None and config.num_spec_tokens == 0:
             raise ValueError(
@@ -60,8 +68,12 @@ class Drafts:
         self.proposing_s = 0.0  # what a draft model took for the last proposals
         self._had_drafts = False
         self._drafter = drafter
-        self._config, self._vocab_size = config, vocab_size
+        self._config, self._vocab_size, self._clock = config, vocab_size, clock
         self._watched: dict[Sequence, _Watched] = {}
+        only_reads = drafter is None or drafter.only_reads
+        self._hope = 0.0 if only_reads else _HOPE
+        self._weight = _WEIGHT if only_reads else _WEIGHT_OF_MODEL
+        self._mean = Acceptance(self._hope or _FIRST_RATE, _WEIGHT_IN_MEAN)  # of all sequences
 
     @property
     def is_on(self) -> bool:
@@ -92,14 +104,12 @@ class Drafts:
             offered = {s: len(ids) - is_ahead for s, ids in proposed.items()}
             lengths = self._choose(offered, len(running), spare, num_before=int(is_ahead))
         else:
-            draft_s = self._drafter.token_s
-            lengths = self._choose(asked, len(running), spare, draft_s=draft_s)
-            for sequence in asked:
-                if not lengths.get(sequence):
-                    self._watch(sequence).acceptance.skip()
-            started_s = time.perf_counter()
-            proposed = {} if is_ahead else self._ask(self._drafter, lengths)
-            self.proposing_s = time.perf_counter() - started_s
+            lengths = self._choose(asked, len(running), spare)
+            started_s = self._clock()
+            proposed = self._ask(self._drafter, lengths) if lengths and not is_ahead else {}
+            self.proposing_s = self._clock() - started_s
+            if proposed and self._drafter.token_s:
+                self.payoff.observe_drafting(self._drafter.token_s)
         if is_ahead:
             self.holds = bool(lengths)
             return
@@ -118,9 +128,7 @@ class Drafts:
         """A step has verified drafts of a sequence."""
         if num_drafts and self._drafter is not None:
             is_wrong = num_accepted < num_drafts
-            watched = self._watch(sequence)
-            watched.acceptance.observe(num_accepted, then_wrong=is_wrong)
-            watched.foreseen = None
+            self._observe(self._watch(sequence), num_accepted, then_wrong=is_wrong)
 
     def drop(self, sequences: Iterable[Sequence]) -> None:
         """Removes the drafts of these sequences."""
@@ -163,17 +171,20 @@ class Drafts:
     def _watch(self, sequence: Sequence) -> _Watched:
         watched = self._watched.get(sequence)
         if watched is None:
-            assert self._drafter is not None
-            first = _FIRST_RATE if self._drafter.only_reads else _FIRST_RATE_OF_MODELS
-            watched = self._watched[sequence] = _Watched(Acceptance(first))
+            watched = self._watched[sequence] = _Watched(Acceptance(self._mean.rate, self._weight))
         return watched
+
+    def _observe(self, watched: _Watched, num_right: int, *, then_wrong: bool) -> None:
+        for acceptance in (watched.acceptance, self._mean):
+            acceptance.observe(num_right, then_wrong=then_wrong)
+        watched.foreseen = None
 
     def _look_back(self, sequence: Sequence, proposed: Ids[int]) -> None:
         """Checks what the drafter foresaw, and keeps what it foresees now."""
         watched, num_known = self._watch(sequence), len(sequence.tokens)
         if watched.foreseen is not None and num_known > watched.num_known:
             is_right = sequence.tokens[watched.num_known] == watched.foreseen
-            watched.acceptance.observe(int(is_right), then_wrong=not is_right)
+            self._observe(watched, int(is_right), then_wrong=not is_right)
         watched.foreseen, watched.num_known = (proposed[0] if proposed else None), num_known
 
     def _choose(
@@ -183,11 +194,13 @@ class Drafts:
         spare: int,
         *,
         num_before: int = 0,
-        draft_s: float = 0.0,
     ) -> dict[Sequence, int]:
         """How many drafts each sequence gets, without those that get none."""
-        offers = [Offer(self._watch(s).acceptance.rate, n, num_before) for s, n in most.items()]
-        numbers = self.payoff.choose(offers, num_running, spare, draft_s)
+        offers = [
+            Offer(self._watch(s).acceptance.rate, n, num_before, self._hope)
+            for s, n in most.items()
+        ]
+        numbers = self.payoff.choose(offers, num_running, spare)
         return {s: number for s, number in zip(most, numbers, strict=True) if number > 0}
 
     def _ask(self, drafter: Drafter, wanted: Mapping[Sequence, int]) -> dict[Sequence, Ids[int]]:
