@@ -18,7 +18,6 @@ from pathlib import Path
 
 from report import report
 
-from flaxen.router.decisions.deciding import decide
 from flaxen.router.decisions.ranking import Rules
 from flaxen.router.decisions.tree import And, Leaf, Node, Not, Or, SignalKey
 from flaxen.router.request import Message, RoutedRequest
@@ -31,6 +30,7 @@ from flaxen.router.signals.finding import FreeSignals
 from flaxen.router.signals.found import Found
 from flaxen.router.signals.keyword import KeywordRule
 from flaxen.router.signals.settings import SignalSettings
+from tests.router.decisions.at_once import decide
 
 TARGET_MS = 0.2
 NUM_RULES, NUM_WORDS, MAX_TEXTS = 40, 300, 400

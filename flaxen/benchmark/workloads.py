@@ -203,15 +203,6 @@ def check_fit(workload: Workload, max_len: int) -> None:
         )
 
 
-def dump_workloads(workloads: dict[str, Workload]) -> str:
-    """Returns the JSON that `load_workloads` reads."""
-    entries = {
-        name: {"desc": w.description, "reps": [_rep(batch) for batch in w.batches]}
-        for name, w in workloads.items()
-    }
-    return json.dumps({"greedy": True, "ignore_eos": True, "workloads": entries})
-
-
 def num_fresh_prompt_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
     """The prompt tokens to compute if the common prefix of all prompts is computed once."""
     # In sorted order, so the common prefix of these two is that of all.
@@ -235,10 +226,3 @@ def _parse(name: str, entry: dict[str, Any]) -> Workload:
             for rep in entry["reps"]
         ),
     )
-
-
-def _rep(batch: RequestBatch) -> dict[str, Any]:
-    rep: dict[str, Any] = {"prompts": batch.prompts, "out": batch.num_outputs}
-    if batch.ttft_prompt is not None:
-        rep["ttft_prompt"] = batch.ttft_prompt
-    return rep

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from flaxen.llama_cpp_routes.bodies import common_names
 from flaxen.llama_cpp_routes.completion import complete
 from flaxen.server.context import Context
-from flaxen.server.errors import invalid
+from flaxen.server.errors import unsupported
 from flaxen.server.schema import StrictBody, parse
 
 # The special tokens before the text that comes first, the one behind the gap, and the gap's.
@@ -70,11 +70,10 @@ def _prompt(body: InfillBody, context: Context) -> tuple[str, str | None]:
     known = context.tokenizer.parts.backend.token_to_id
     marks = next((each for each in _MARKS if all(known(mark) is not None for mark in each)), None)
     if marks is None:
-        raise invalid(
+        raise unsupported(
             "/infill is refused: the model's tokenizer has no tokens for a text before and behind "
             "a gap, such as <|fim_prefix|>. Use a model for code that has them, or /completion",
             "model",
-            "unsupported_parameter",
         )
     between = next((mark for mark in _FILE_MARKS if known(mark) is not None), None)
     extra = "".join(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from flaxen.server.context import Context
-from flaxen.server.errors import ApiError, invalid
+from flaxen.server.errors import ApiError, invalid, unsupported
 from flaxen.server.generation.reasoning import SWITCHES
 from flaxen.server.schema import shorten, whole
 from flaxen.text.mentions import mentions
@@ -111,4 +111,4 @@ def _effort_variables(effort: Any, template: str | None) -> dict[str, Any]:
 
 
 def _refused(what: str, param: str, why: str) -> ApiError:
-    return invalid(f"{what} is refused: {why}; leave it out", param, "unsupported_parameter")
+    return unsupported(f"{what} is refused: {why}; leave it out", param)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flaxen.server.errors import invalid
+from flaxen.server.errors import invalid, unsupported
 from flaxen.server.generation.fields_without_effect import CACHE_CONTROL, Rule, drop_inside
 from flaxen.server.schema import shorten
 
@@ -68,11 +68,10 @@ def _tool(tool: Any, where: str) -> dict[str, Any]:
         raise invalid(f"{where} must be an object, got {shorten(tool)}", where)
     kind = tool.get("type")
     if kind is not None and kind != "custom":
-        raise invalid(
+        raise unsupported(
             f"{where}.type = {shorten(kind)} is refused: this server runs no tools of its own; "
             "send tools with an input_schema, which the client runs",
             f"{where}.type",
-            "unsupported_parameter",
         )
     fields = drop_inside(tool, _WITHOUT_EFFECT, f"{where}.")
     for name in fields:

@@ -47,22 +47,6 @@ def compute_params(specs: Any, params: Params, *, dtype: jnp.dtype, backend: Bac
     return jax.tree.map(one, specs, params, is_leaf=is_spec)
 
 
-def plain_params(specs: Any, params: Params) -> Params:
-    """The inverse: float32 arrays, dequantized if quantized; integers are not cast.
-
-    Args:
-      specs: a model's param_specs, or a part of them.
-      params: as loaded.
-    """
-
-    def one(spec: ParamSpec, leaf: Any) -> jax.Array:
-        array = plain_param(spec, leaf)
-        is_float = jnp.issubdtype(array.dtype, jnp.floating)
-        return array.astype(jnp.float32) if is_float else array
-
-    return jax.tree.map(one, specs, params, is_leaf=is_spec)
-
-
 def plain_param(spec: ParamSpec, leaf: Any) -> jax.Array:
     """One parameter as a plain array in its own dtype, or in float32 if it is quantized."""
     if isinstance(leaf, dict):

@@ -120,51 +120,24 @@ async def _scores(
             "requests",
             field,
         )
-    if asked.pooling.scores_pairs:
-        return await _of_pairs(context, http, asked, pairs, field, prefix)
-    return await _of_embeddings(context, http, asked, pairs, field, prefix)
-
-
-async def _of_pairs(
-    context: Context,
-    http: HttpRequest,
-    asked: Asked,
-    pairs: list[tuple[str, str]],
-    field: str,
-    prefix: str,
-) -> Scored | None:
-    info, pooling, params = context.engine.info, asked.pooling, asked.params
-
-    def encode() -> list[list[int]]:
-        return [pair_ids(context.tokenizer, info, pooling, pair, params) for pair in pairs]
-
-    inputs = await tokenized(encode, sum(len(a) + len(b) for a, b in pairs), context)
-    found = await vectors(context, http, asked, inputs, field=field, prefix=prefix)
-    if found is None:
-        return None
-    logits, answer_id, usage = found
-    return [float(probabilities(each, pooling, params)[0]) for each in logits], answer_id, usage
-
-
-async def _of_embeddings(
-    context: Context,
-    http: HttpRequest,
-    asked: Asked,
-    pairs: list[tuple[str, str]],
-    field: str,
-    prefix: str,
-) -> Scored | None:
     info, pooling, params = context.engine.info, asked.pooling, asked.params
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))  # each is embedded once
+    encoded = [text for pair in pairs for text in pair] if pooling.scores_pairs else texts
 
     def encode() -> list[list[int]]:
-        return [input_ids(context.tokenizer, info, pooling, text, params) for text in texts]
+        tokenizer = context.tokenizer
+        if pooling.scores_pairs:
+            return [pair_ids(tokenizer, info, pooling, pair, params) for pair in pairs]
+        return [input_ids(tokenizer, info, pooling, text, params) for text in texts]
 
-    inputs = await tokenized(encode, sum(map(len, texts)), context)
+    inputs = await tokenized(encode, sum(map(len, encoded)), context)
     found = await vectors(context, http, asked, inputs, field=field, prefix=prefix)
     if found is None:
         return None
     pooled, answer_id, usage = found
+    if pooling.scores_pairs:
+        logits = (probabilities(each, pooling, params) for each in pooled)
+        return [float(each[0]) for each in logits], answer_id, usage
     of = dict(zip(texts, pooled, strict=True))
     return [similarity(of[first], of[second]) for first, second in pairs], answer_id, usage
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from flaxen.server.errors import invalid
+from flaxen.server.errors import invalid, unsupported
 from flaxen.server.generation.fields_without_effect import (
     CACHE_OPTIONS,
     CACHE_RETENTION,
@@ -134,10 +134,9 @@ def check_body(body: ResponseBody) -> None:
     includes = body.include or []
     for i, name in enumerate(includes):
         if name not in INCLUDES:
-            raise invalid(
+            raise unsupported(
                 f"include[{i}] = {name[:80]!r} is refused: it must be one of {', '.join(INCLUDES)}",
                 f"include[{i}]",
-                "unsupported_parameter",
             )
     if body.top_logprobs and LOGPROBS not in includes:
         raise invalid(f"top_logprobs needs include=[{LOGPROBS!r}]", "top_logprobs")

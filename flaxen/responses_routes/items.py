@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from flaxen.responses_routes.summaries import read_summary
-from flaxen.server.errors import ApiError, invalid
+from flaxen.server.errors import ApiError, invalid, unsupported
 from flaxen.server.schema import StrictBody, parse, shorten
 from flaxen.text.tool_calls import read_tool_calls
 
@@ -220,11 +220,10 @@ def _read_compaction(item: Mapping[str, Any], where: str) -> Item:
 
 
 def _secret(where: str) -> ApiError:
-    return invalid(
+    return unsupported(
         f"{where}.encrypted_content is refused: only the server that encrypted it can read it. "
         "Leave the item out",
         f"{where}.encrypted_content",
-        "unsupported_parameter",
     )
 
 

@@ -12,7 +12,7 @@ from flaxen.responses_routes.bodies import INCLUDES
 from flaxen.responses_routes.history import conversation
 from flaxen.responses_routes.responses import Responses
 from flaxen.responses_routes.runs import EVENTS
-from flaxen.server.errors import invalid
+from flaxen.server.errors import invalid, unsupported
 from flaxen.server.paging import check_query, list_json, read_paging, whole
 from flaxen.server.request_log import RequestLog
 from flaxen.server.schema import shorten
@@ -38,11 +38,10 @@ async def retrieve(responses: Responses, http: HttpRequest) -> Response:
     run = responses.runs.get(response_id)
     if run is None:
         await responses.find(response_id)
-        raise invalid(
+        raise unsupported(
             "stream=true is refused: only the events of responses that run in the background, or "
             "did until a short time ago, are kept. Leave it out",
             "stream",
-            "unsupported_parameter",
         )
     log: RequestLog = http.state.log
     events = run.follow(-1 if after is None else after)

@@ -55,6 +55,11 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_value")
     return ApiError(400, message, param=param, code=code, quotes_values=True)
 
 
+def unsupported(message: str, param: str) -> ApiError:
+    """A 400: this server does not have what a field asks for."""
+    return invalid(message, param, "unsupported_parameter")
+
+
 def not_found(what: str, given: str, param: str = "id") -> ApiError:
     """A 404: nothing of a kind has the id that was given."""
     return ApiError(404, f"there is no {what} {given[:80]!r}", param=param, code="not_found")

@@ -14,10 +14,10 @@ import flaxen
 from flaxen.benchmark.cost import model_cost
 from flaxen.benchmark.ideal import CacheLayer
 from flaxen.kernels.linear.packed import PackedLinear, pack
-from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.param_spec import ParamSpec
 from tests.models.tiny_experts import MODEL as EXPERTS
+from tools.decoders import uniform_decoder
 
 V, D, F, N, K, H = 48, 32, 64, 2, 1, 16
 LAYER = D * N * H + 2 * D * K * H + N * H * D + 3 * D * F  # elements of a layer's matrices

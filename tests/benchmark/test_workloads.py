@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.workloads import dump_workloads
 from flaxen.benchmark.workloads import (
     NAMES,
     RequestBatch,
     check_fit,
-    dump_workloads,
     load_workloads,
     make_workloads,
     num_fresh_prompt_tokens,

@@ -18,10 +18,11 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls
 from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
-from flaxen.models.params import compute_params, is_spec, plain_params
+from flaxen.models.params import compute_params, is_spec
 from flaxen.training.lora import initial_adapters
 from tests.bridges.nnx_model import Block, Transformer
 from tests.bridges.training import train_definition
+from tests.models.plain import plain_params
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 250, (2, 24)), jnp.int32)
 POSITIONS = jnp.broadcast_to(jnp.arange(24, dtype=jnp.int32), (2, 24))

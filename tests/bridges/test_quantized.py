@@ -16,9 +16,9 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import QuantizedLinear
 from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.logits import logits
-from flaxen.models.params import plain_params
 from flaxen.weights.form import Form
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer
+from tests.models.plain import plain_params
 
 FLOAT32 = jnp.dtype("float32")
 D, H = 64, 16

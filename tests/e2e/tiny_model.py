@@ -13,9 +13,9 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from flaxen.families import FAMILIES
-from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.weights.huggingface.export import export_huggingface
+from tools.decoders import uniform_decoder
 
 CONFIG = uniform_decoder(
     vocab_size=272,

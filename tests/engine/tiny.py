@@ -16,7 +16,6 @@ from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import pack
 from flaxen.models import attention_impls
-from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Model, Params, logprobs
 from flaxen.outputs import RequestOutput
@@ -27,6 +26,7 @@ from flaxen.scheduling.executor import Executor
 from flaxen.text.tokenizer import Tokenizer
 from tests.engine.fakes import add, spelled
 from tests.scheduling.groups import groups
+from tools.decoders import uniform_decoder
 
 MODEL_CONFIG = uniform_decoder(
     vocab_size=300,

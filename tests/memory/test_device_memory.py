@@ -22,11 +22,11 @@ from flaxen.memory.device_memory import DeviceMemory
 from flaxen.memory.model_cache import beside_stored, share_of_host
 from flaxen.memory.step_memory import step_bytes
 from flaxen.models.cache import Full, Sliding, attention_only
-from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.params import is_spec
 from flaxen.scheduling.cache.sizes import CacheSizes
 from tests.mesh.meshes import placement
+from tools.decoders import uniform_decoder
 
 GIB = 2**30
 # Llama-3.1-8B: 32 layers of 8 heads of 128.

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flaxen.families import hf
-from flaxen.models.config import DecoderConfig, uniform_decoder
+from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.mlp import DenseMlp
 from flaxen.models.rope_config import RopeConfig
+from tools.decoders import uniform_decoder
 
 
 @dataclass(frozen=True, kw_only=True)

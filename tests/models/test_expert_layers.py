@@ -17,8 +17,8 @@ from flaxen.models import attention_impls
 from flaxen.models.expert_load import by_layer, expert_load
 from flaxen.models.layers.experts import Experts
 from flaxen.models.layers.part import Routing
-from flaxen.models.params import plain_params
 from tests.models.golden import logits_of
+from tests.models.plain import plain_params
 from tests.models.tiny_experts import MODEL, params_for, random_params
 
 TOKENS = np.random.default_rng(0).integers(0, 61, 19).astype(np.int32)

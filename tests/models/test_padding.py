@@ -9,11 +9,11 @@ import pytest
 from flaxen.execution.step_sizes import biased_sizes, step_sizes
 from flaxen.kernels.backend import Backend
 from flaxen.models import attention_impls
-from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Params
 from flaxen.models.params import is_spec
 from flaxen.models.rope_config import RopeConfig
+from tools.decoders import uniform_decoder
 
 
 def ones(specs: Params) -> Params:

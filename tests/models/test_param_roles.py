@@ -14,15 +14,16 @@ from flaxen.definitions.definition import Definition
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets
-from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Model
 from flaxen.models.param_spec import Matrix, ParamSpec
-from flaxen.models.params import compute_params, is_spec, plain_params
+from flaxen.models.params import compute_params, is_spec
 from flaxen.training.full import full, initial_params
 from flaxen.training.metrics import flops_per_token
 from flaxen.training.optimizer import OptimizerConfig, make_optimizer
 from tests.models.features import with_features
+from tests.models.plain import plain_params
+from tools.decoders import uniform_decoder
 
 CONFIG = uniform_decoder(
     vocab_size=40, model_dim=32, mlp_dim=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8

@@ -12,12 +12,12 @@ import numpy as np
 from flaxen.expert_kernels.experts import ExpertsSpec, Gate
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.kernels.backend import Backend
-from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.layers.experts import Experts
 from flaxen.models.layers.mlp import DenseMlp
 from flaxen.models.model import Params
 from flaxen.models.params import compute_params, is_spec
+from tools.decoders import uniform_decoder
 
 _DENSE = uniform_decoder(
     vocab_size=61, model_dim=24, mlp_dim=40, num_layers=3, num_heads=3, num_kv_heads=1, head_dim=8

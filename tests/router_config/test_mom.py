@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.router.decisions.deciding import decide
 from flaxen.router.decisions.tree import SignalKey
 from flaxen.router.signals.found import Found
 from flaxen.router_config.items import Item, parse_items
 from flaxen.router_config.load import load_config
+from tests.router.decisions.at_once import decide
 
 OWN = Path(__file__).with_name("own.yaml").read_text("utf-8")
 

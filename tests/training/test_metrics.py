@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from flaxen.kernels.backend import Backend
-from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.training.full import full
 from flaxen.training.loop import TrainMetrics
@@ -23,6 +22,7 @@ from flaxen.training.metrics import (
     write_tensorboard,
 )
 from tests.training.tiny import LORA
+from tools.decoders import uniform_decoder
 
 
 def model(*, tied: bool) -> object:

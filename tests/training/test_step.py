@@ -11,11 +11,12 @@ import pytest
 
 from flaxen.data.batch import Batch
 from flaxen.kernels.backend import Backend
-from flaxen.models.params import compute_params, plain_params
+from flaxen.models.params import compute_params
 from flaxen.training.full import full, initial_params
 from flaxen.training.microbatches import split_batch
 from flaxen.training.step import TrainStep, run_step, start
 from tests.engine.tiny import PARAMS
+from tests.models.plain import plain_params
 from tests.training.tiny import (
     BACKEND,
     FLOAT32,

@@ -30,7 +30,6 @@ from flaxen.families.rules import (
 from flaxen.families.tensors import GGUF, GGUF_INTERLEAVED, HF
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import unpack
-from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Params
 from flaxen.models.param_spec import ParamSpec
@@ -41,6 +40,7 @@ from flaxen.weights.form import Form
 from flaxen.weights.params import load_params
 from flaxen.weights.rules import place_rules, read_tensors, scopes, write_tensors
 from flaxen.weights.sources import find_sources
+from tools.decoders import uniform_decoder
 
 SIZES = {"heads": 4, "kv_heads": 2, "head": 6}
 NUMBERS = np.random.default_rng(0)

@@ -23,7 +23,7 @@ from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import QuantizedLinear, linear
 from flaxen.kernels.paged_batch import PagedBatch
-from flaxen.models.config import DecoderConfig, uniform_decoder
+from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.layers.experts import Experts
 from flaxen.models.layout import param_shardings
@@ -33,6 +33,7 @@ from flaxen.scheduling.config import EngineConfig
 from flaxen.sharding.mesh import make_mesh
 from flaxen.sharding.placement import Placement
 from flaxen.sharding.shape import MeshShape
+from tools.decoders import uniform_decoder
 
 NUM_PAGES, PAGE_SIZE, MAX_LEN = 4096, 16, 8192
 

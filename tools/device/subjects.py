@@ -18,7 +18,6 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO, choose_backend
 from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.models.cache import attention_only
-from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Model, Params
 from flaxen.models.param_spec import Matrix, ParamSpec
@@ -27,6 +26,7 @@ from flaxen.models.rope_config import RopeConfig
 from flaxen.protocol import ModelInfo
 from flaxen.scheduling.cache.sizes import CacheSizes
 from flaxen.scheduling.config import EngineConfig
+from tools.decoders import uniform_decoder
 
 _ROPE = RopeConfig(theta=500_000.0)
 # The published sizes of Llama 3.2 1B and 3.1 8B.

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from flaxen.server.errors import invalid
+from flaxen.server.errors import invalid, unsupported
 from flaxen.server.schema import Metadata, StrictBody, Whole, parse, shorten
 
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -170,11 +170,10 @@ class JobBody(StrictBody):
     @classmethod
     def _integrations(cls, integrations: list[Any] | None) -> list[Any] | None:
         if integrations:
-            raise invalid(
+            raise unsupported(
                 "integrations are not supported: this server sends metrics nowhere but into the "
                 "job's events",
                 "integrations",
-                "unsupported_parameter",
             )
         return integrations
 

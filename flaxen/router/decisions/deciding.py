@@ -125,25 +125,3 @@ class Deciding:
         self._is_walked.add((index, exact))
         self._bounds[index] = bounds_of(self.decisions[index].tree, self.known, exact)
         self._ranking.standings[index] = standing(self.decisions[index], self._bounds[index])
-
-
-def decide(
-    decisions: Sequence[Rules],
-    find: Find,
-    compute: Find,
-    strategy: Strategy = "priority",
-    projections: Projections = _NO_PROJECTIONS,
-) -> Deciding:
-    """Decides a request at once.
-
-    Args:
-      compute: what a model finds; it must not return None.
-
-    Returns:
-      The evaluation, decided.
-    """
-    deciding = Deciding(decisions, find, strategy, projections)
-    while missing := deciding.advance():
-        found = {key: compute(key) for key in missing}
-        deciding.give({key: result for key, result in found.items() if result is not None})
-    return deciding

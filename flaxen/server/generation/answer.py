@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from flaxen.protocol import Grammar, Request, SamplingParams, StructuredOutputs
 from flaxen.server.body import read_json
 from flaxen.server.context import Context
-from flaxen.server.errors import invalid
+from flaxen.server.errors import invalid, unsupported
 from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.answer_json import ChunkWriter, Envelope
 from flaxen.server.generation.beam_fields import beam_search
@@ -175,10 +175,9 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     read = await read_request(context, http, route.reads)
     asked, view = read.asked, read.view
     if asked.common.return_token_offsets:
-        raise invalid(
+        raise unsupported(
             "return_token_offsets is of /render: here logprobs of /v1/completions have text_offset",
             "return_token_offsets",
-            "unsupported_parameter",
         )
     if asked.common.stream and route.stream is None:
         raise invalid("this route does not stream: leave stream out", "stream")

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from flaxen.protocol import Request
 from flaxen.server.context import Context
-from flaxen.server.errors import invalid
+from flaxen.server.errors import invalid, unsupported
 from flaxen.server.generation import chat
 from flaxen.server.generation.answer import Asked, BodyForm, Route, answer
 from flaxen.server.generation.answer_json import WholeSequence
@@ -43,10 +43,9 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
         ("prompt_logprobs", asked.common.prompt_logprobs is not None),
     ):
         if is_asked:
-            raise invalid(
+            raise unsupported(
                 f"{name} is refused for several chats in one request: use /v1/chat/completions",
                 name,
-                "unsupported_parameter",
             )
     limit = context.config.max_prompts
     if not 0 < len(body.messages) <= limit or not all(

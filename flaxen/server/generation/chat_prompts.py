@@ -10,7 +10,7 @@ from typing import Any
 
 from flaxen.output_parsers.described_tools import with_described_tools
 from flaxen.server.context import Context
-from flaxen.server.errors import invalid
+from flaxen.server.errors import invalid, unsupported
 from flaxen.server.generation.continuing import cut_at_mark, mark_end
 from flaxen.server.generation.messages import check_size, read_messages
 from flaxen.server.generation.prompts import Prompt, encode
@@ -110,10 +110,9 @@ def _read_documents(documents: list[Any], source: str | None) -> list[dict[str, 
             "documents",
         )
     if not mentions(source, "documents"):
-        raise invalid(
+        raise unsupported(
             "documents are refused: the model's chat template has no variable of that name; put "
             "their text into a message",
             "documents",
-            "unsupported_parameter",
         )
     return documents

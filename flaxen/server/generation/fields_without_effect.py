@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flaxen.server.errors import invalid
+from flaxen.server.errors import unsupported
 from flaxen.server.schema import shorten, whole
 
 
@@ -208,9 +208,7 @@ def drop(fields: Mapping[str, Any], rules: Mapping[str, Rule], where: str = "") 
             kept[name] = value
         elif value is not None and not rule.has_no_effect(value):
             param = where + name
-            raise invalid(
-                f"{param} = {shorten(value)} is refused: {rule.why}", param, "unsupported_parameter"
-            )
+            raise unsupported(f"{param} = {shorten(value)} is refused: {rule.why}", param)
     return kept
 
 

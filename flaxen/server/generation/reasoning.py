@@ -10,7 +10,7 @@ from typing import Any
 
 from flaxen.output_parsers.thinking_budget import ThinkingBudget
 from flaxen.protocol import Grammar
-from flaxen.server.errors import invalid
+from flaxen.server.errors import invalid, unsupported
 from flaxen.server.generation.message_form import AnswerForm
 from flaxen.server.schema import shorten
 from flaxen.text.mentions import mentions
@@ -44,11 +44,10 @@ def with_budget(
         raise invalid(f"{field} must be at least 0, or -1 for none, got {budget}", field)
     thoughts = form.thoughts
     if thoughts is None:
-        raise invalid(
+        raise unsupported(
             f"{field} is refused: nothing is known of how this model marks its reasoning "
             "(--reasoning-parser)",
             field,
-            "unsupported_parameter",
         )
     return lambda: ThinkingBudget(
         None if make_grammar is None else make_grammar(),
@@ -88,10 +87,9 @@ def effort_variables(
         if mentions(template, name):
             variables[name] = effort != "none"
     if not variables and (effort != "none" or reasons):
-        raise invalid(
+        raise unsupported(
             f"reasoning_effort = {effort!r} is refused: the model's chat template has no variable "
             f"for it ({', '.join(('reasoning_effort', *SWITCHES))}); leave it out",
             "reasoning_effort",
-            "unsupported_parameter",
         )
     return {**variables, **given}

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.models.params import plain_params
 from flaxen.training.full import full
 from flaxen.training.grpo import grpo
 from flaxen.training.lora import initial_adapters, lora
@@ -18,6 +17,7 @@ from flaxen.training.loss import token_logprobs
 from flaxen.training.rollouts import RolloutMetrics, pack_rollouts, train_on_rollouts
 from flaxen.training.step import start
 from tests.engine.tiny import prompts as random_prompts
+from tests.models.plain import plain_params
 from tests.training.sampler import (
     CONFIG,
     NATIVE,

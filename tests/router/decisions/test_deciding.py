@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from flaxen.router.decisions.deciding import Decided, Deciding, decide
+from flaxen.router.decisions.deciding import Decided, Deciding
 from flaxen.router.decisions.explaining import ExplainedNode, explain
 from flaxen.router.decisions.projections import Mapping, Output, Projections, Score, ScoreInput
 from flaxen.router.decisions.ranking import Rules, Strategy
 from flaxen.router.decisions.tree import And, Leaf, Node, Not, Or, SignalKey
 from flaxen.router.signals.found import Found, unknown
 from flaxen.router.signals.predicate import Predicate
+from tests.router.decisions.at_once import decide
 
 YES, NO, FAILED = Found(matched=True), Found(matched=False), unknown("no model")
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxen.router.decisions.bounds import FALSE, TRUE
-from flaxen.router.decisions.deciding import Deciding, decide
+from flaxen.router.decisions.deciding import Deciding
 from flaxen.router.decisions.explaining import NOT_COMPUTED, ExplainedNode, explain
 from flaxen.router.decisions.known import Known
 from flaxen.router.decisions.projections import Mapping as ScoreMapping
@@ -23,6 +23,7 @@ from flaxen.router.decisions.ranking import Rules, Strategy
 from flaxen.router.decisions.tree import And, Leaf, Node, Not, Or, SignalKey
 from flaxen.router.signals.found import Found
 from flaxen.router.signals.predicate import Predicate
+from tests.router.decisions.at_once import decide
 
 KEYS = [SignalKey("keyword", name) for name in "abc"] + [
     SignalKey("domain", name) for name in "defg"
