@@ -71,6 +71,7 @@ async def run_session(
                 "prompt": len(prompt),
                 "cached": details.get("cached_tokens"),
                 "ttft_s": round(first_s, 4),
+                "answer_s": round(time.perf_counter() - started, 4),
             }
         )
         prompt = prompt + answer[:ANSWER]
@@ -83,9 +84,11 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     async with httpx.AsyncClient(base_url=args.url, timeout=600) as client:
         found = await asyncio.gather(*(run_session(client, i, args) for i in range(args.sessions)))
-    ttfts = sorted(each["ttft_s"] for session in found for each in session if each["turn"])
-    cached = [each["cached"] for session in found for each in session if each["turn"]]
-    prompts = sum(each["prompt"] for session in found for each in session if each["turn"])
+    later = [each for session in found for each in session if each["turn"]]
+    ttfts = sorted(each["ttft_s"] for each in later)
+    answers = sorted(each["answer_s"] for each in later)
+    cached = [each["cached"] for each in later]
+    prompts = sum(each["prompt"] for each in later)
     by_turn = zip(*found, strict=True)
     return {
         "label": args.label, "sessions": args.sessions, "turns": args.turns, "tokens": args.tokens,
@@ -93,6 +96,8 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
         "wall_s": round(time.perf_counter() - started, 1),
         "ttft_p50_s": round(statistics.median(ttfts), 3),
         "ttft_p90_s": round(ttfts[int(len(ttfts) * 0.9)], 3),
+        "answer_p50_s": round(statistics.median(answers), 3),
+        "answer_p90_s": round(answers[int(len(answers) * 0.9)], 3),
         "cached_share": None if None in cached else round(sum(cached) / prompts, 3),
         "ttft_median_by_turn_s": [
             round(statistics.median(each["ttft_s"] for each in turn), 3) for turn in by_turn

@@ -16,6 +16,7 @@ _AT_LEAST_S = 0.04  # a step this short is not noticed by readers
 _SLOWDOWN = 3.0  # a step with prompts relative to one that only decodes, without a target
 _LEAST_SLOWDOWN = 2.0  # the same with a target: prompts get at least half of each step
 _MANY = 0.5  # prompts that a step completes per sequence that it delays
+_QUEUE = 2.0  # prompts that wait for each sequence that decodes (decision 0369)
 # After this many steps that the target limited, one step only decodes. Without it, steps of one
 # size would not show how long decoding alone takes, and the limits above would drift.
 _STEPS_A_LOOK = 15
@@ -44,17 +45,21 @@ class Pace:
         """The cost of a prompt token with a log-probability; without one the cost is 1."""
         return 1.0 + self._time.scored_s / self._time.token_s
 
-    def num_allowed(self, num_decoding: int, num_completed: int) -> int:
+    def num_allowed(self, num_decoding: int, num_prompts: int, num_completed: int) -> int:
         """The number of prompt tokens that the next step may compute.
 
         As many as possible, if that completes many prompts and delays few sequences: then one long
-        step costs less than several shorter ones. Otherwise as many as the target allows.
+        step costs less than several shorter ones. Also without a target, if many more sequences
+        wait for their first token than for their next. Otherwise as many as the target allows.
 
         Args:
           num_decoding: the step's decoding sequences; at least 1.
-          num_completed: prompts that the step would complete without a limit.
+          num_prompts: prompts that are computed or wait for that.
+          num_completed: those of them that the step would complete without a limit.
         """
         if num_completed >= _MANY * num_decoding:
+            return self._most
+        if self._target_s is None and num_prompts >= _QUEUE * num_decoding:
             return self._most
         if self._num_cut == _STEPS_A_LOOK:
             self._num_cut = 0

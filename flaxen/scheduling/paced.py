@@ -60,8 +60,8 @@ def left(
     if pace is None or plan.num_decoding == 0:
         return budget
     if plan.num_allowed is None:
-        num_completed = _num_completed(pace, prefilling, budget)
-        plan.num_allowed = pace.num_allowed(plan.num_decoding, num_completed)
+        num_prompts, num_completed = _count(pace, prefilling, budget)
+        plan.num_allowed = pace.num_allowed(plan.num_decoding, num_prompts, num_completed)
     num_left = math.floor((plan.num_allowed - plan.cost) / _price(pace, sequence))
     # A prompt always advances, however expensive its log-probabilities are.
     least = 1 if plan.num_allowed and not plan.cost else 0
@@ -73,12 +73,12 @@ def _price(pace: Pace | None, sequence: Sequence) -> float:
     return pace.scored_price if pace is not None and sequence.is_scored else 1.0
 
 
-def _num_completed(pace: Pace, prefilling: Iterable[tuple[Sequence, int]], budget: int) -> int:
-    """The number of prompts that a step without a limit would complete."""
-    num_completed = 0
+def _count(pace: Pace, prefilling: Iterable[tuple[Sequence, int]], budget: int) -> tuple[int, int]:
+    """The number of prompts, and of those that a step without a limit would complete."""
+    num_prompts = num_completed = 0
     for sequence, missing in prefilling:
+        num_prompts += 1
         budget -= math.ceil(missing * _price(pace, sequence))
-        if budget < 0:
-            break
-        num_completed += 1
-    return num_completed
+        if budget >= 0:
+            num_completed += 1
+    return num_prompts, num_completed

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from dataclasses import replace
 
 import pytest
 
+from flaxen.scheduling import pace
 from flaxen.scheduling.pace import Pace
 from flaxen.scheduling.plan import StepPlan
 from flaxen.scheduling.scheduler import Scheduler
@@ -101,7 +103,7 @@ def test_a_step_takes_what_is_wanted(
 ) -> None:
     pace = Pace(target_s, most=512)
     told(pace)
-    assert pace.num_allowed(num_decoding, num_completed=0) == pytest.approx(allowed, abs=1)
+    assert pace.num_allowed(num_decoding, 1, num_completed=0) == pytest.approx(allowed, abs=1)
 
 
 def test_a_step_of_40_ms_disturbs_nobody() -> None:
@@ -109,20 +111,28 @@ def test_a_step_of_40_ms_disturbs_nobody() -> None:
     for _ in range(20):
         for num_tokens in (8, 120):
             pace.observe(num_tokens, 0, 0.004 + num_tokens * 0.0002)
-    assert pace.num_allowed(5, num_completed=0) == pytest.approx(175, abs=3)
+    assert pace.num_allowed(5, 1, num_completed=0) == pytest.approx(175, abs=3)
 
 
 def test_a_step_that_brings_many_first_tokens_is_not_cut() -> None:
     pace = Pace(0.1, most=512)
     told(pace)
-    assert pace.num_allowed(8, num_completed=4) == 512
-    assert pace.num_allowed(9, num_completed=4) < 50
-    assert Pace(None, most=8).num_allowed(9, 0) == 8  # what a step may have at all
+    assert pace.num_allowed(8, 4, num_completed=4) == 512
+    assert pace.num_allowed(9, 4, num_completed=4) < 50
+    assert Pace(None, most=8).num_allowed(9, 1, 0) == 8  # what a step may have at all
+
+
+def test_a_step_is_not_cut_for_few_while_many_prompts_wait() -> None:
+    pace = Pace(None, most=512)
+    told(pace)
+    assert pace.num_allowed(2, 4, num_completed=0) == 512
+    assert pace.num_allowed(2, 3, num_completed=0) < 50
+    assert Pace(0.05, most=512).num_allowed(2, 4, num_completed=0) < 512  # a target was asked for
 
 
 def test_a_look_at_decoding_alone_after_fifteen_steps_that_were_cut() -> None:
     pace = Pace(0.1, most=512)
-    allowed = [pace.num_allowed(9, 0) for _ in range(32)]
+    allowed = [pace.num_allowed(9, 1, 0) for _ in range(32)]
     assert [i for i, num in enumerate(allowed) if num == 0] == [15, 31]
 
 
@@ -133,7 +143,7 @@ def test_a_wrong_guess_does_not_last() -> None:
         pace.observe(12, 0, 0.034)
     sizes = []
     for _ in range(200):
-        num_tokens = 12 + pace.num_allowed(12, 0)
+        num_tokens = 12 + pace.num_allowed(12, 1, 0)
         pace.observe(num_tokens, 0, FIXED_S + num_tokens * TOKEN_S)
         sizes.append(num_tokens)
     settled = [size for size in sizes[-32:] if size > 12]
@@ -240,6 +250,21 @@ def test_a_burst_is_not_starved(
     assert ours.ttft_p99() <= min(ttft_s, 1.2 * unpaced.ttft_p99())
     assert ours.itl_p99() <= itl_s < unpaced.itl_p99()
     assert ours.tok_s >= 0.9 * unpaced.tok_s
+
+
+@pytest.mark.parametrize("machine", [ZEN3, ZEN5], ids=["zen3", "zen5"])
+def test_a_queue_of_long_prompts_does_not_wait_for_the_few_who_decode(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight agents, each of whose turns has 2,000 new tokens and an answer of 16."""
+    first = [Job(num_in=2000, num_out=16, after_s=0.1 * i) for i in range(8)]
+    jobs = [*first, *[Job(num_in=2000, num_out=16, after_s=4.0)] * 24]
+    ours, unpaced = (simulate(machine, jobs, 8, target) for target in (None, 0))
+    monkeypatch.setattr(pace, "_QUEUE", math.inf)
+    cut = simulate(machine, jobs, 8, None)
+    assert statistics.median(ours.ttft_s.values()) < 0.8 * statistics.median(cut.ttft_s.values())
+    assert ours.wall_s < cut.wall_s
+    assert percentile(ours.gaps(), 50) < 0.3 * percentile(unpaced.gaps(), 50)
 
 
 @pytest.mark.parametrize("target", [1.0, 50.0])
