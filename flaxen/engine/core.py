@@ -24,6 +24,7 @@ from flaxen.engine.speculative.drafts import Drafts
 from flaxen.engine.speculative.payoff import Payoff
 from flaxen.engine.stats import adapter_infos, engine_stats
 from flaxen.engine.step_events import StepEvents
+from flaxen.engine.step_timing import StepTiming
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.engine.validate import validate
 from flaxen.protocol import (
@@ -40,7 +41,7 @@ from flaxen.scheduling.adapters.store import AdapterStore
 from flaxen.scheduling.checked import CheckedRequest
 from flaxen.scheduling.config import EngineConfig
 from flaxen.scheduling.executor import Executor
-from flaxen.scheduling.pace import Pace
+from flaxen.scheduling.pace import pace_of
 from flaxen.scheduling.plan import StepPlan
 from flaxen.scheduling.scheduler import Scheduler
 from flaxen.scheduling.sequence import sequence_of
@@ -98,16 +99,11 @@ class Engine(SteppedEngine):
         max_adapters = config.lora.max_cpu_loras if config.lora is not None else None
         content_key = None if store is None else executor.content_key
         self.adapters = adapters or AdapterStore(max_adapters, executor.check_adapter, content_key)
-        self._pace: Pace | None = None
-        if config.target_itl_ms != 0:
-            target_s = None if config.target_itl_ms is None else config.target_itl_ms / 1000
-            self._pace = Pace(target_s, config.max_num_batched_tokens)
-        self._scheduler = Scheduler(
-            config, pace=self._pace, store=store, publish=publish, clock=clock
-        )
+        pace = pace_of(config)
+        self._scheduler = Scheduler(config, pace=pace, store=store, publish=publish, clock=clock)
         self._stored = self._scheduler.pools.stored
         self._drafts = Drafts(drafter, config, info.vocab_size, payoff or Payoff(), clock)
-        self._last_fetch_s = 0.0
+        self._timing = StepTiming(clock, pace, self._drafts)
         self._seeds = seed if isinstance(seed, random.Random) else random.Random(seed)
         self._requests = OpenRequests()
         self._in_flight: _InFlight | None = None
@@ -133,8 +129,7 @@ class Engine(SteppedEngine):
 
     def check(self, request: Request) -> CheckedRequest:
         adapter = None if request.adapter is None else self.adapters.find(request.adapter)
-        has_tokenizer = self._tokenizer is not None
-        validate(request, self.config, self.info, has_tokenizer=has_tokenizer)
+        validate(request, self.config, self.info, has_tokenizer=self._tokenizer is not None)
         self._executor.check_inputs(request)
         return CheckedRequest(
             request=request,
@@ -173,10 +168,10 @@ class Engine(SteppedEngine):
         return num_open + num_seqs <= self.capacity
 
     def abort(self, request_id: str) -> None:
-        self._end_all(request_id, FinishReason.ABORT, "aborted by the client")
+        self._events.end_request(request_id, FinishReason.ABORT, "aborted by the client")
 
     def step(self, *, plans: bool = True) -> list[TokenEvent]:
-        self._end_overdue()
+        self._events.end_overdue(self._clock())
         previous, self._in_flight = self._in_flight, None
         is_held = previous is not None and self._drafts.holds
         is_idle = previous is None
@@ -186,12 +181,12 @@ class Engine(SteppedEngine):
             if previous is not None:
                 result = self._executor.fetch(previous.plan, previous.handle)
                 logprobs = compute_prompt_logprobs(self._executor, previous.plan, previous.handle)
-                self._observe(previous)
+                self._timing.ended(previous.plan, previous.began_s, waited=previous.waited)
                 self._events.process(previous.plan, previous.handle, result, logprobs)
                 previous = None
                 self._drafts.propose(self._scheduler, is_ahead=self._in_flight is not None)
             if plans and is_held:
-                self._dispatch(since_s=self._last_fetch_s + self._drafts.proposing_s)
+                self._dispatch(since_s=self._timing.last_end_s + self._drafts.proposing_s)
             self._sample()
             if is_idle and self._in_flight is None:
                 self._scheduler.wait_for_pages(_PAGES_WAIT_S)
@@ -295,33 +290,11 @@ class Engine(SteppedEngine):
             self._events.give_up(plan.items[index].sequence, str(error))
         self._executor.sample(plan, self._in_flight.handle, bitmasks)
 
-    def _observe(self, done: _InFlight) -> None:
-        """Reports the duration of a step to the pace, and to what decides about drafts."""
-        began_s, self._last_fetch_s = max(done.began_s, self._last_fetch_s), self._clock()
-        seconds = self._last_fetch_s - began_s
-        num_tokens = done.plan.num_decoding + done.plan.num_catching_up
-        num_scored = sum(item.num_scored for item in done.plan.items)
-        if self._pace is not None:
-            self._pace.observe(num_tokens, num_scored, seconds)
-        if self._drafts.is_on and not num_scored:
-            self._drafts.payoff.observe(num_tokens, seconds, waited=done.waited)
-
-    def _end_all(self, request_id: str, reason: FinishReason, error: str) -> None:
-        """Ends a request early; an unknown id is ignored."""
-        for output in self._requests.outputs(request_id):
-            self._events.add(output.sequence, output.finish(reason, error=error))
-
-    def _end_overdue(self) -> None:
-        for request_id in self._requests.pop_due(self._clock()):
-            error = "timeout: the request took longer than it was given"
-            self._end_all(request_id, FinishReason.TIMEOUT, error)
-
     def _fail_steps(self, failed: list[_InFlight | None], error: BaseException) -> None:
         """Ends the sequences of steps that the device could not run; others are computed again."""
         for in_flight in failed:
-            for item in in_flight.plan.items if in_flight is not None else ():
-                if not item.sequence.ended:
-                    self._events.fail(item.sequence, f"the step failed: {error!r}")
+            if in_flight is not None:
+                self._events.fail_step(in_flight.plan, error)
         self._in_flight = None
         self._executor.reset()
         self._scheduler.reset()

@@ -145,3 +145,20 @@ class StepEvents:
         self._scheduler.invalidate(sequence)
         output = self._requests.output(sequence)
         self.add(sequence, output.finish(FinishReason.ERROR, error=error))
+
+    def fail_step(self, plan: StepPlan, error: BaseException) -> None:
+        """The same for all sequences of a step that the device could not run."""
+        for item in plan.items:
+            if not item.sequence.ended:
+                self.fail(item.sequence, f"the step failed: {error!r}")
+
+    def end_request(self, request_id: str, reason: FinishReason, error: str) -> None:
+        """Ends a request early; an unknown id is ignored."""
+        for output in self._requests.outputs(request_id):
+            self.add(output.sequence, output.finish(reason, error=error))
+
+    def end_overdue(self, now_s: float) -> None:
+        """Ends the requests whose time is over."""
+        for request_id in self._requests.pop_due(now_s):
+            error = "timeout: the request took longer than it was given"
+            self.end_request(request_id, FinishReason.TIMEOUT, error)

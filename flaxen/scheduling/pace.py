@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from flaxen.scheduling.config import EngineConfig
 from flaxen.scheduling.step_time import StepTime
 
 _LEAST = 16  # tokens: a prompt always advances, however slow the machine
@@ -73,3 +74,12 @@ class Pace:
             allowed_s = max(self._target_s, _LEAST_SLOWDOWN * decode_s)
         fitting = math.floor(min((allowed_s - decode_s) / token_s, self._most))
         return min(max(fitting, _LEAST), self._most)
+
+
+def pace_of(config: EngineConfig) -> Pace | None:
+    """The pace of an engine; None if there is no target."""
+    target_ms = config.target_itl_ms
+    if target_ms == 0:
+        return None
+    target_s = None if target_ms is None else target_ms / 1000
+    return Pace(target_s, config.max_num_batched_tokens)
