@@ -81,7 +81,8 @@ class EngineArgs:
     # take half of bfloat16, with a scale for each token and head (fp8 on a TPU has none).
     kv_cache_dtype: str = "auto"
     kv_cache_bytes: int | None = None  # None: what memory/cache_plan.py chooses
-    # Set apart for this model's weights and KV cache; None takes of all the memory.
+    # Set apart for this model's weights and KV cache, and on a CPU its stored pages too; None takes
+    # of all the memory.
     memory_bytes: int | None = None
     # The share of an accelerator's memory that the engine may take, 0 to 1; None: 0.9. On a CPU it
     # must be None.
@@ -123,6 +124,11 @@ class EngineArgs:
             pipeline=self.pipeline_parallel_size,
             data=self.data_parallel_size,
         )
+
+    @property
+    def stores_pages(self) -> bool:
+        """Whether pages are stored outside of the KV cache."""
+        return bool(self.kv_offload_bytes) or self.kv_offload_dir is not None
 
     @property
     def speculation(self) -> SpeculativeConfig | None:

@@ -49,14 +49,14 @@ def open_store(prepared: Prepared) -> PageStore | None:
       ValueError: the model's pages can't be stored, or the directory can't be used.
     """
     args = prepared.args
-    if not args.kv_offload_bytes and args.kv_offload_dir is None:
+    if not args.stores_pages:
         return None
     name = "kv_offload_dir" if args.kv_offload_dir is not None else "kv_offload_bytes"
     if not args.enable_prefix_caching:
         raise ValueError(
             f"{name} stores pages for later prompts, and prefix caching is off: leave one out"
         )
-    if not prepared.config.groups or not all(each.keeps_tokens for each in prepared.config.groups):
+    if not can_store(prepared):
         raise ValueError(
             f"{name} stores pages of keys and values, and {prepared.checkpoint.name} keeps none or "
             "has layers with a state, beside which no prefix is found: leave it out"
@@ -67,6 +67,12 @@ def open_store(prepared: Prepared) -> PageStore | None:
         most = args.kv_offload_dir_bytes or _DIR_BYTES
         disk = DiskTier(folder, _fingerprint(prepared), most)
     return PageStore(HostTier(args.kv_offload_bytes), disk)
+
+
+def can_store(prepared: Prepared) -> bool:
+    """Whether the model has pages of keys and values, from which prefixes are found."""
+    groups = prepared.config.groups
+    return bool(groups) and all(each.keeps_tokens for each in groups)
 
 
 def _fingerprint(prepared: Prepared) -> str:

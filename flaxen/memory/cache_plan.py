@@ -150,8 +150,9 @@ def _memory(
         if budget_bytes is not None and asked_bytes > budget_bytes:
             raise ValueError(
                 f"a KV cache of {_mib(asked_bytes)} was asked for, and the memory for models "
-                f"leaves {_mib(budget_bytes)} for it beside the weights: lower kv_cache_bytes "
-                "(--kv-cache-size), or raise --models-memory"
+                f"leaves {_mib(budget_bytes)} for it beside the weights and stored pages: lower "
+                "kv_cache_bytes (--kv-cache-size) or kv_offload_bytes (--kv-offload-bytes), or "
+                "raise --models-memory"
             )
         return asked_bytes, PoolReason.ASKED
     if device is not None and budget_bytes is None:
@@ -207,7 +208,8 @@ def _budget_too_small(
 ) -> tuple[str, str]:
     return (
         f"the memory for models leaves {_mib(num_bytes)} for the KV cache of this one",
-        "Raise --models-memory, take smaller or quantized models, or lower max_model_len",
+        "Raise --models-memory, take smaller or quantized models, or lower max_model_len or "
+        "kv_offload_bytes",
     )
 
 

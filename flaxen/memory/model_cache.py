@@ -47,7 +47,8 @@ def plan_model_cache(
       kv_cache_bytes: the size of the cache; None chooses it.
       gpu_memory_utilization: as in EngineArgs.
       num_replicas: engines of the same size that this process has.
-      memory_bytes: the memory that was set apart for the weights and the cache; None is all.
+      memory_bytes: the memory that was set apart for the weights, the cache and, where both are in
+        the host's memory, stored pages; None is all.
       kv_offload_bytes: the host's memory that stored pages may fill.
 
     Raises:
@@ -66,8 +67,14 @@ def plan_model_cache(
             param_bytes=num_param_bytes,
             step_bytes=step_bytes(model, sizes, itemsize=itemsize, max_model_len=length),
         )
-    num_on_host = num_replicas * _num_devices(model)
-    left = beside_stored(free, kv_offload_bytes, 0 if device else num_on_host * num_param_bytes)
+    num_on_host, budget = num_replicas * _num_devices(model), None
+    if memory_bytes is not None:
+        budget = memory_bytes - num_param_bytes - (0 if device else kv_offload_bytes)
+    elif device is not None:
+        beside_stored(free, kv_offload_bytes, 0)
+    else:
+        asked = num_on_host * (kv_cache_bytes or 0)
+        free = beside_stored(free, kv_offload_bytes, num_on_host * num_param_bytes, asked)
     return plan_cache(
         CacheSizes(
             specs=page_specs(model, page_size, cache_dtype),
@@ -79,9 +86,9 @@ def plan_model_cache(
         model.max_position,
         asked_len=max_model_len,
         asked_bytes=kv_cache_bytes,
-        free_bytes=share_of_host(left, num_param_bytes, num_on_host),
+        free_bytes=share_of_host(free, num_param_bytes, num_on_host),
         device=device,
-        budget_bytes=None if memory_bytes is None else memory_bytes - num_param_bytes,
+        budget_bytes=budget,
     )
 
 
@@ -90,24 +97,28 @@ def _num_devices(model: Model) -> int:
     return 1 if model.placement is None else len(model.placement.mesh.local_devices)
 
 
-def beside_stored(free: int | None, stored_bytes: int, param_bytes: int) -> int | None:
+def beside_stored(
+    free: int | None, stored_bytes: int, param_bytes: int, asked_bytes: int = 0
+) -> int | None:
     """The bytes of the host's free memory that stored pages will not fill.
 
     Args:
       free: the host's free memory before the weights are loaded; None if that is not known.
       stored_bytes: the most bytes of stored pages in it.
       param_bytes: of all weights in it.
+      asked_bytes: of KV caches in it whose size was given.
 
     Raises:
       ValueError: stored pages have no room there.
     """
     if free is None or not stored_bytes:
         return free
-    if stored_bytes > free - param_bytes:
+    if stored_bytes > (left := free - param_bytes - asked_bytes):
+        cache = f" and a KV cache of {asked_bytes / 2**20:,.1f} MiB (--kv-cache-size)"
         raise ValueError(
             f"kv_offload_bytes (--kv-offload-bytes) is {stored_bytes / 2**20:,.1f} MiB, and the "
-            f"machine has {max(0, free - param_bytes) / 2**20:,.1f} MiB of memory free beside the "
-            "weights: lower it, or end other programs"
+            f"machine has {max(0, left) / 2**20:,.1f} MiB of memory free beside the weights"
+            f"{cache if asked_bytes else ''}: lower it, or end other programs"
         )
     return free - stored_bytes
 

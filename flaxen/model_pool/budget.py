@@ -15,7 +15,7 @@ class MemoryNeed:
     """The memory that one model needs."""
 
     name: str
-    weight_bytes: int
+    weight_bytes: int  # with those of its stored pages in the same memory
     least_bytes: int  # of a KV cache in which one sequence of full length fits
     wanted_bytes: int  # of the KV cache that the model would have alone in a large memory
 
@@ -24,7 +24,7 @@ class MemoryNeed:
 class Division:
     """What each model may take, in the order of the models."""
 
-    num_bytes: tuple[int, ...]  # weights and KV cache
+    num_bytes: tuple[int, ...]  # weights, stored pages and KV cache
     fits_at_once: bool  # whether all models can be loaded at once; otherwise they take turns
 
 
@@ -73,8 +73,9 @@ def _turn(budget_bytes: int, need: MemoryNeed) -> int:
     left = budget_bytes - need.weight_bytes
     if left <= 0:
         raise ValueError(
-            f"the weights of {need.name} take {need.weight_bytes / 2**20:,.1f} MiB, and the memory "
-            f"for models has {max(0, budget_bytes) / 2**20:,.1f} MiB for it: give more with "
-            "--models-memory, or take a smaller or quantized model"
+            f"the weights of {need.name} take {need.weight_bytes / 2**20:,.1f} MiB with the pages "
+            "that it may store (--kv-offload-bytes), and the memory for models has "
+            f"{max(0, budget_bytes) / 2**20:,.1f} MiB for it: give more with --models-memory, "
+            "store fewer pages, or take a smaller or quantized model"
         )
     return need.weight_bytes + min(need.wanted_bytes, left, max(need.least_bytes, left // 2))

@@ -46,7 +46,7 @@ class PoolCollector(Collector):
             loads.add_metric(name, slot.num_loads)
             failed.add_metric(name, slot.num_failed_loads)
         yield from (loaded, waiting, loads, failed)
-        used = "Bytes of weights and KV caches of the models in memory."
+        used = "Bytes of weights, KV caches and stored pages of the models in memory."
         yield GaugeMetricFamily(f"{prefix}:models_memory_bytes", used, self._pool.used_bytes)
         most = "Bytes that the models in memory may take together."
         yield GaugeMetricFamily(

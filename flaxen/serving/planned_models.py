@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flaxen.engine_args import EngineArgs
+from flaxen.kv_store import can_store
 from flaxen.memory.cache_plan import CachePlan
 from flaxen.memory.device_memory import DEFAULT_UTILIZATION
 from flaxen.memory.free_memory import free_bytes
+from flaxen.memory.model_cache import beside_stored
 from flaxen.model_pool.budget import Division, MemoryNeed, divide_budget
 from flaxen.prepared import Prepared, prepare
 from flaxen.serving.adapters import ServedAdapters
@@ -41,12 +43,13 @@ class PlannedModel:
     wanted: Wanted  # its arguments have its part of the memory
     name: str  # its own
     weight_bytes: int
+    stored_bytes: int  # of stored pages, where they are in the memory that the models divide
     cache_plan: CachePlan
 
     @property
     def num_bytes(self) -> int:
         """The bytes that it takes once it is loaded."""
-        return self.weight_bytes + self.cache_plan.num_bytes
+        return self.weight_bytes + self.stored_bytes + self.cache_plan.num_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +80,11 @@ def plan_models(
       measure_free: gives the machine's free memory.
 
     Raises:
-      ValueError: a model can't be served, or the memory is too small for one.
+      ValueError: a model can't be served, or the memory is too small for one or for stored pages.
     """
     alone = [_alone(each, report) for each in wanted]
+    beside = [each.args.kv_offload_bytes for each in alone if not _stored_bytes(each)]
+    beside_stored(measure_free(), sum(beside), 0)  # raises if the host has no room
     budget, reason = _budget(budget_bytes, alone, wanted[0].args, measure_free)
     needs = [_need(each) for each in alone]
     division: Division = divide_budget(budget, needs, stays=stays)
@@ -94,16 +99,19 @@ def plan_models(
 
 def _alone(wanted: Wanted, report: OnProgress) -> Prepared:
     """The model as if there were enough memory. What was asked for several models holds as far as
-    this one can: one that was made for fewer tokens has its own length, an encoder has no KV cache.
+    this one can: one that was made for fewer tokens has its own length, an encoder has no KV cache,
+    and one with a state stores no pages.
     """
     args, lora = replace(wanted.args, memory_bytes=_UNLIMITED), wanted.adapters.limits
-    if args.max_model_len is None and args.kv_cache_bytes is None:
+    if args.max_model_len is None and args.kv_cache_bytes is None and not args.stores_pages:
         return prepare(args, report, lora, None)
     own = prepare(replace(args, max_model_len=None, kv_cache_bytes=None), report, lora, None)
     if args.max_model_len is not None:
         args = replace(args, max_model_len=min(args.max_model_len, own.cache_plan.model_len))
     if not own.cache_plan.groups:
         args = replace(args, kv_cache_bytes=None)
+    if not can_store(own):
+        args = replace(args, kv_offload_bytes=0, kv_offload_dir=None, kv_offload_dir_bytes=None)
     return prepare(args, report, lora, None)
 
 
@@ -112,10 +120,15 @@ def _need(prepared: Prepared) -> MemoryNeed:
     is_asked = prepared.args.kv_cache_bytes is not None
     return MemoryNeed(
         name=prepared.checkpoint.name,
-        weight_bytes=prepared.weight_bytes,
+        weight_bytes=prepared.weight_bytes + _stored_bytes(prepared),
         least_bytes=plan.num_bytes if is_asked else min(plan.whole_bytes, plan.num_bytes),
         wanted_bytes=plan.num_bytes,
     )
+
+
+def _stored_bytes(prepared: Prepared) -> int:
+    """The bytes of stored pages in the memory that the models divide: an accelerator's has none."""
+    return 0 if prepared.cache_plan.device is not None else prepared.args.kv_offload_bytes
 
 
 def _planned(wanted: Wanted, report: OnProgress) -> PlannedModel:
@@ -124,6 +137,7 @@ def _planned(wanted: Wanted, report: OnProgress) -> PlannedModel:
         wanted=wanted,
         name=wanted.args.served_model_name or prepared.checkpoint.name,
         weight_bytes=prepared.weight_bytes,
+        stored_bytes=_stored_bytes(prepared),
         cache_plan=prepared.cache_plan,
     )
 

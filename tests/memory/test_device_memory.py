@@ -173,6 +173,13 @@ def test_stored_pages_take_of_the_hosts_memory() -> None:
     assert beside_stored(GIB, 0, 7 * GIB) == GIB  # the weights are refused elsewhere
     with pytest.raises(ValueError, match=r"is 3,072\.0 MiB, and the machine has 2,048\.0 MiB of"):
         beside_stored(10 * GIB, 3 * GIB, 8 * GIB)
+    assert beside_stored(10 * GIB, 3 * GIB, 4 * GIB, 3 * GIB) == 7 * GIB
+    with pytest.raises(
+        ValueError,
+        match=r"1,024\.0 MiB of memory free beside the weights and a KV cache of 5,120\.0 MiB "
+        r"\(--kv-cache-size\): lower it, or end",
+    ):
+        beside_stored(10 * GIB, 3 * GIB, 4 * GIB, 5 * GIB)
 
 
 def test_a_mesh_divides_what_steps_take() -> None:

@@ -46,11 +46,12 @@ def test_beside_a_model_that_stays() -> None:
 
 def test_weights_that_do_not_fit_are_refused() -> None:
     text = (
-        r"the weights of big take 3.0 MiB, and the memory for models has 2.0 MiB.*--models-memory"
+        r"the weights of big take 3.0 MiB with the pages that it may store \(--kv-offload-bytes\), "
+        r"and the memory for models has 2.0 MiB.*--models-memory"
     )
     with pytest.raises(ValueError, match=text):
         divide_budget(2 * MIB, [need(MIB, 1, 1), need(3 * MIB, 1, 1, "big")])
-    with pytest.raises(ValueError, match=r"big take 1.0 MiB, .* has 0.5 MiB for it"):
+    with pytest.raises(ValueError, match=r"big take 1.0 MiB .* has 0.5 MiB for it"):
         divide_budget(5 * MIB // 2, [need(MIB, MIB, MIB), need(MIB, MIB, MIB, "big")], stays=True)
 
 
