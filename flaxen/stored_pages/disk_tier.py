@@ -1,7 +1,7 @@
 """Pages on disk in segments, of which the least recently used go first.
 
-A directory holds a folder for each fingerprint. One process at a time uses a folder; segments in
-folders that nobody uses count too, and are evicted like any.
+A directory holds a folder for each fingerprint. One process at a time uses a folder; the segments
+of all folders count, and whoever needs room evicts the least recently used ones, whose they are.
 
 Deliberately does not know: the host's memory, threads that call it, what a key is made of.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import heapq
 import logging
 import os
 import re
@@ -29,7 +30,11 @@ from flaxen.stored_pages.segment import Segment, SegmentError
 _LOG = logging.getLogger(__name__)
 _SUFFIX = ".pages"
 _OF_FINGERPRINT = re.compile("[0-9a-f]{32}")  # a folder; others' files are not ours to remove
+_SETTLED_NS = 10**9  # a folder that changed since may change again at the same time of its clock
 _PAUSE_S = 30.0  # without writing, after the disk was full or broken
+
+_Segment = tuple[int, Path, int]  # a file: the time of its use in ns, and its bytes
+_Listing = tuple[int, list[_Segment]]  # when the folder changed, and what is in it
 
 
 @final
@@ -49,8 +54,8 @@ class DiskTier:
         self._fingerprint, self._num_bytes = fingerprint, num_bytes
         self._folder = directory / fingerprint[:32]
         self._lock = threading.Lock()  # guards all below
-        self._segments: OrderedDict[Path, Segment | None] = OrderedDict()  # None: another folder's
-        self._sizes: dict[Path, int] = {}
+        self._segments: OrderedDict[Path, Segment] = OrderedDict()  # least recent first
+        self._others: dict[Path, _Listing] = {}  # of other folders; only the writer's
         self._path_of: dict[bytes, Path] = {}
         self._said: set[str] = set()
         self._rests_until_s = 0.0
@@ -63,7 +68,7 @@ class DiskTier:
                     f"another engine stores the same model's pages in {directory}: give each its "
                     "own directory"
                 )
-            self._scan(directory)
+            self._scan()
         except OSError as error:
             raise ValueError(f"pages can't be stored in {directory}: {error}") from error
 
@@ -83,7 +88,8 @@ class DiskTier:
         """Reads and verifies pages of a segment. One that is not as it was written is removed.
 
         Returns:
-          The pages, by key; none if any is wrong. And their owner.
+          The pages, by key; none if any is wrong, or if another process evicted the segment. And
+          their owner.
         """
         with self._lock:
             found = self._segments.get(path)
@@ -94,8 +100,10 @@ class DiskTier:
         except (SegmentError, OSError) as error:
             with self._lock:
                 if path in self._segments:  # else it was evicted meanwhile
-                    self.num_mismatches += len(keys)
-                    self._say("damaged", f"a segment is not used, its pages are computed: {error}")
+                    if not isinstance(error, FileNotFoundError):
+                        self.num_mismatches += len(keys)
+                        text = f"a segment is not used, its pages are computed: {error}"
+                        self._say("damaged", text)
                     self._remove(path)
             return {}, ""
 
@@ -108,10 +116,9 @@ class DiskTier:
         if num_bytes > self._num_bytes or time.monotonic() < self._rests_until_s:
             self.num_dropped += len(pages)
             return
-        with self._lock:
-            self._make_room(num_bytes)
         path = self._folder / (secrets.token_hex(8) + _SUFFIX)
         try:
+            self._make_room(num_bytes)
             written = segment.write(path, self._fingerprint, owner, pages)
         except OSError as error:
             self.num_dropped += len(pages)
@@ -120,7 +127,8 @@ class DiskTier:
             return
         self.num_written += len(pages)
         with self._lock:
-            self._add(path, written, written.num_bytes)
+            self._add(path, written)
+        self._make_room(0)  # another process may have found the same room
 
     def touch(self, keys: Iterable[bytes]) -> None:
         """Marks the segments of pages as used, that of the last page as the most recent."""
@@ -137,7 +145,7 @@ class DiskTier:
         """Removes the segments of an owner in this folder; None: of all."""
         with self._lock:
             for path, found in list(self._segments.items()):
-                if found is not None and owner in (None, found.owner):
+                if owner in (None, found.owner):
                     self._remove(path)
 
     def close(self) -> None:
@@ -146,26 +154,17 @@ class DiskTier:
             os.close(self._held)
             self._held = None
 
-    def _scan(self, directory: Path) -> None:
+    def _scan(self) -> None:
         """Finds the segments that are there, and removes what no process finished."""
         bad: dict[str, int] = {}
-        there: list[tuple[int, Path, int]] = []  # with times and sizes
-        for folder in directory.iterdir():
-            if folder == self._folder or _is_unused(folder):
-                for path in folder.glob("*" + _SUFFIX):
-                    with contextlib.suppress(FileNotFoundError):  # another process evicted it
-                        status = path.stat()
-                        there.append((status.st_mtime_ns, path, status.st_size))
         for path in self._folder.glob("*.tmp"):
             bad["a process ended while it wrote it"] = 1
             path.unlink()
-        for _, path, num_bytes in sorted(there):
-            if path.parent != self._folder:
-                self._add(path, None, num_bytes)
-                continue
+        for _, path, _ in sorted(_segments_in(self._folder)):
             try:
-                found = segment.read_index(path, self._fingerprint)
-                self._add(path, found, found.num_bytes)
+                self._add(path, segment.read_index(path, self._fingerprint))
+            except FileNotFoundError:  # another process evicted it
+                continue
             except (SegmentError, OSError, ValueError, KeyError, TypeError) as error:
                 bad[str(error)] = bad.get(str(error), 0) + 1
                 path.unlink()
@@ -174,24 +173,58 @@ class DiskTier:
             why = "; ".join(bad)
             self._say("scan", f"{sum(bad.values())} stored segments are not used: {why}")
 
-    def _add(self, path: Path, found: Segment | None, num_bytes: int) -> None:
-        self._segments[path], self._sizes[path] = found, num_bytes
-        self.num_held_bytes += num_bytes
-        for key in () if found is None else found.places:
+    def _add(self, path: Path, found: Segment) -> None:
+        self._segments[path] = found
+        self.num_held_bytes += found.num_bytes
+        for key in found.places:
             self._path_of[key] = path
 
     def _make_room(self, num_bytes: int) -> None:
-        while self._segments and self.num_held_bytes + num_bytes > self._num_bytes:
-            self._remove(next(iter(self._segments)))
+        """Evicts the least recently used segments of the directory until there is so much room."""
+        self._look_at_others()
+        others = [each for _, listed in self._others.values() for each in listed]
+        left = self._num_bytes - num_bytes - sum(size for _, _, size in others)
+        if self.num_held_bytes <= left:
+            return
+        heapq.heapify(others)
+        with self._lock:
+            while self.num_held_bytes > left and (others or self._segments):
+                own = next(iter(self._segments), None)
+                if own is not None and (not others or _time_of_use(own) <= others[0][0]):
+                    self._remove(own)
+                    continue
+                time_ns, path, size = others[0]
+                if (used_ns := _time_of_use(path)) > time_ns:  # since it was listed
+                    heapq.heapreplace(others, (used_ns, path, size))
+                    continue
+                heapq.heappop(others)
+                left += size
+                self._unlink(path)
+
+    def _look_at_others(self) -> None:
+        """Lists the segments in other folders, where any came or went since."""
+        before, self._others = self._others, {}
+        for folder in self._folder.parent.iterdir():
+            if folder == self._folder or not _OF_FINGERPRINT.fullmatch(folder.name):
+                continue
+            with contextlib.suppress(OSError):  # another user's
+                if (folder / "lock").is_file():
+                    changed_ns = folder.stat().st_mtime_ns
+                    known = before.get(folder)
+                    is_settled = changed_ns < time.time_ns() - _SETTLED_NS
+                    if known is None or known[0] != changed_ns or not is_settled:
+                        known = changed_ns, _segments_in(folder)
+                    self._others[folder] = known
 
     def _remove(self, path: Path) -> None:
-        if path not in self._segments:
-            return
-        found = self._segments.pop(path)
-        self.num_held_bytes -= self._sizes.pop(path)
-        for key in () if found is None else found.places:
-            if self._path_of.get(key) == path:
-                del self._path_of[key]
+        if (found := self._segments.pop(path, None)) is not None:
+            self.num_held_bytes -= found.num_bytes
+            for key in found.places:
+                if self._path_of.get(key) == path:
+                    del self._path_of[key]
+            self._unlink(path)
+
+    def _unlink(self, path: Path) -> None:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -215,15 +248,17 @@ def _locked(folder: Path) -> int | None:
     return descriptor
 
 
-def _is_unused(folder: Path) -> bool:
-    """Whether this is a folder of pages that no process uses, and that we may change."""
+def _segments_in(folder: Path) -> list[_Segment]:
+    found = []
+    for path in folder.glob("*" + _SUFFIX):
+        with contextlib.suppress(FileNotFoundError):  # another process evicted it
+            status = path.stat()
+            found.append((status.st_mtime_ns, path, status.st_size))
+    return found
+
+
+def _time_of_use(path: Path) -> int:
     try:
-        if not _OF_FINGERPRINT.fullmatch(folder.name) or not (folder / "lock").is_file():
-            return False
-        descriptor = _locked(folder)
-    except PermissionError:  # another user's
-        return False
-    if descriptor is None:
-        return False
-    os.close(descriptor)
-    return True
+        return path.stat().st_mtime_ns
+    except OSError:  # it is gone
+        return 0

@@ -198,7 +198,7 @@ def test_a_segment_that_is_cut_or_gone_while_it_is_used(
     os.truncate(second, second.stat().st_size - 1)
     assert load(tier, 1, 2) == []
     assert load(tier, 4) == []
-    assert tier.num_mismatches == 3
+    assert tier.num_mismatches == 1  # the other is gone, as if another process had evicted it
 
 
 def test_a_full_disk_is_said_once_and_written_to_later(
