@@ -172,6 +172,7 @@ def _parts(
         eos_token_ids=tokenizer.eos_token_ids,
         created=int(time.time()),
         default_sampling=prepared.default_sampling,
+        takes_predictions=args.speculation is not None and draft is None,
         pooling=prepared.pooling,
     )
     with device_errors(prepared.cache_plan):

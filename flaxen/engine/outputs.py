@@ -99,6 +99,7 @@ class SequenceOutput:
         if self._detokenizer is not None and not is_stop_string and error is None:
             text += self._detokenizer.flush()
         first = sequence.first_scheduled_s
+        num_output = len(sequence.tokens) - sequence.num_prompt_tokens
         end = Finish(
             reason=reason,
             stop_reason=stop_reason,
@@ -106,8 +107,11 @@ class SequenceOutput:
             pooled=pooled,
             spans=spans,
             num_prompt_tokens=sequence.num_prompt_tokens,
-            num_output_tokens=len(sequence.tokens) - sequence.num_prompt_tokens,
+            num_output_tokens=num_output,
             num_cached_tokens=sequence.num_cached_tokens or 0,
+            # Drafts may have been right behind the answer's end.
+            num_predicted_right=min(sequence.num_predicted_right, num_output),
+            num_predicted_wrong=sequence.num_predicted_wrong,
             queue_s=max(0.0, first - sequence.arrival_s) if first is not None else 0.0,
             num_preemptions=sequence.num_preemptions,
             weights_version=sequence.weights_version,

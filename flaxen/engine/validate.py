@@ -84,7 +84,15 @@ def validate(
                 f"{name} has {len(getattr(sampling, name))} entries, and at most {most} are "
                 "supported",
             )
+    predicted = request.prediction_token_ids
+    if len(predicted) > config.max_model_len:
+        raise FieldError(
+            "prediction_token_ids",
+            f"the prediction has {len(predicted)} tokens, and the model takes "
+            f"{config.max_model_len}: shorten it",
+        )
     _check_ids("prompt_token_ids", "the prompt", request.prompt_token_ids, info.vocab_size)
+    _check_ids("prediction_token_ids", "the prediction", predicted, info.vocab_size)
     for name in ("stop_token_ids", "allowed_token_ids", "logit_bias", "logprob_token_ids"):
         _check_ids(name, name, getattr(sampling, name) or (), info.vocab_size)
 

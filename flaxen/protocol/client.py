@@ -29,6 +29,7 @@ class ModelInfo:
     # Defaults of SamplingParams, for requests that do not set them.
     default_sampling: Mapping[str, Any] = field(default_factory=dict)
     logprobs_mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS  # of output tokens
+    takes_predictions: bool = False  # whether Request.prediction_token_ids have an effect
     # How the model pools, if it answers with vectors and not with text; None: it generates.
     pooling: PoolingInfo | None = None
 

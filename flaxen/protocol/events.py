@@ -78,6 +78,9 @@ class Finish:
     num_prompt_tokens: int
     num_output_tokens: int
     num_cached_tokens: int  # prompt tokens found in the prefix cache
+    # Drafts taken from the request's prediction that were accepted and rejected.
+    num_predicted_right: int = 0
+    num_predicted_wrong: int = 0
     pooled: tuple[float, ...] | None = None  # the vector, if the request asked for pooling
     spans: bytes = b""  # of the request's pooled_spans, float32 [spans, D] row by row
     queue_s: float  # seconds from submission to its first step

@@ -182,6 +182,9 @@ class Request:
     adapter: str | None = None  # the name of an adapter of the engine; None is the base model
     # Makes a grammar for each of the n sequences; None allows all tokens.
     grammar: Callable[[], Grammar] | None = None
+    # What the output will mostly be, for an engine whose drafter reads tokens. No output depends on
+    # it.
+    prediction_token_ids: tuple[int, ...] = ()
     prompt_embeds: tuple[EmbedSpan, ...] = ()  # in place of the prompt's tokens, in order
     pooling: Pooling | None = None  # asks for a vector of the prompt in place of output tokens
     # With pooling: also the mean of these tokens, each from its first to before its last one.

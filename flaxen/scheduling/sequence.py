@@ -45,6 +45,9 @@ class Sequence:
     # drafter or a vector depends on them.
     waits_for_tokens: bool = False
     draft_token_ids: tuple[int, ...] = ()  # proposed to follow its known tokens
+    prediction: tuple[int, ...] = ()  # what the answer will mostly be, as the client says
+    num_predicted_right: int = 0  # drafts from there that were accepted
+    num_predicted_wrong: int = 0
 
     # Set by the scheduler.
     order: int = 0  # the order of arrival
@@ -114,6 +117,7 @@ def sequence_of(checked: CheckedRequest, index: int, seed: int, arrival_s: float
         grammar=checked.grammars[index].take() if checked.grammars else None,
         row_settings=checked.row_settings,
         prompt_embeds=request.prompt_embeds,
+        prediction=request.prediction_token_ids,
         pooling=request.pooling,
         pooled_spans=request.pooled_spans,
         waits_for_tokens=request.pooling is not None,

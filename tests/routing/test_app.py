@@ -38,6 +38,13 @@ def test_a_decision_selects_the_model() -> None:
     assert answer.headers["x-own"] == "kept"
 
 
+def test_a_prediction_goes_to_the_model_as_it_came() -> None:
+    proxy = make_proxy()
+    body = SUM | {"prediction": {"type": "content", "content": [{"type": "text", "text": "3"}]}}
+    assert post(proxy.app, CHATS, body).status_code == 200
+    assert proxy.upstreams["large"].bodies == [body | {"model": "large"}]
+
+
 def test_without_a_decision_the_default_model_answers_and_says_so() -> None:
     proxy = make_proxy()
     answer = post(proxy.app, CHATS, HELLO)

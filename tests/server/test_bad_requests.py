@@ -153,7 +153,7 @@ CHATS: list[tuple[dict[str, Any], str, str, str]] = [
      "response_format.type", "must be text, json_object, json_schema or structural_tag"),
     ({"messages": HELLO, "modalities": ["audio"]}, "unsupported_parameter", "modalities", "text"),
     ({"messages": HELLO, "audio": []}, "unsupported_parameter", "audio", "an object"),
-    ({"messages": HELLO, "prediction": ""}, "unsupported_parameter", "prediction", "an object"),
+    ({"messages": HELLO, "prediction": ""}, "invalid_type", "prediction", "an object"),
     ({"messages": HELLO, "reasoning_effort": "low"}, "unsupported_parameter", "reasoning_effort",
      "has no variable for it"),
     ({"messages": HELLO, "chat_template": "x"}, "unknown_parameter", "chat_template", "unknown"),

@@ -36,6 +36,9 @@ class Drafter(abc.ABC):
     def end(self, sequence: Sequence) -> None:
         """The sequence has ended: what is kept of it is dropped. Any sequence may be given."""
 
+    def verified(self, sequence: Sequence, num_drafts: int, num_accepted: int) -> None:  # noqa: B027
+        """A step has verified the first drafts of `Sequence.draft_token_ids`."""
+
     def warm_up(self) -> bool:
         """Compiles one more program, as in Executor.warm_up."""
         return False

@@ -17,7 +17,7 @@ from flaxen.scheduling.scheduler import Scheduler
 from flaxen.scheduling.sequence import Sequence
 
 _LOG = logging.getLogger("flaxen.engine")
-_FIRST_RATE = 0.5
+_FIRST_RATE, _FIRST_RATE_OF_PREDICTED = 0.5, 0.8
 _HOPE = 0.8  # of a draft model; what one that only reads would have said is checked all along
 # The weight of a draft token in the rate of its sequence, of a reader and of a draft model, whose
 # rate depends on the two models more than on the sequence, and in the mean of all sequences.
@@ -29,6 +29,7 @@ class _Watched:
     """A sequence's record: how likely its drafts are right, and what the drafter foresaw."""
 
     acceptance: Acceptance
+    mean: Acceptance  # of all sequences like it
     foreseen: int | None = None  # its next token, as the drafter said without being verified
     num_known: int = 0  # its tokens when that was said
 
@@ -73,7 +74,9 @@ class Drafts:
         only_reads = drafter is None or drafter.only_reads
         self._hope = 0.0 if only_reads else _HOPE
         self._weight = _WEIGHT if only_reads else _WEIGHT_OF_MODEL
-        self._mean = Acceptance(self._hope or _FIRST_RATE, _WEIGHT_IN_MEAN)  # of all sequences
+        # Of all sequences, those with a prediction apart.
+        self._mean = Acceptance(self._hope or _FIRST_RATE, _WEIGHT_IN_MEAN)
+        self._mean_of_predicted = Acceptance(_FIRST_RATE_OF_PREDICTED, _WEIGHT_IN_MEAN)
 
     @property
     def is_on(self) -> bool:
@@ -129,6 +132,7 @@ class Drafts:
         if num_drafts and self._drafter is not None:
             is_wrong = num_accepted < num_drafts
             self._observe(self._watch(sequence), num_accepted, then_wrong=is_wrong)
+            self._drafter.verified(sequence, num_drafts, num_accepted)
 
     def drop(self, sequences: Iterable[Sequence]) -> None:
         """Removes the drafts of these sequences."""
@@ -171,11 +175,13 @@ class Drafts:
     def _watch(self, sequence: Sequence) -> _Watched:
         watched = self._watched.get(sequence)
         if watched is None:
-            watched = self._watched[sequence] = _Watched(Acceptance(self._mean.rate, self._weight))
+            mean = self._mean_of_predicted if sequence.prediction else self._mean
+            acceptance = Acceptance(mean.rate, self._weight)
+            watched = self._watched[sequence] = _Watched(acceptance, mean)
         return watched
 
     def _observe(self, watched: _Watched, num_right: int, *, then_wrong: bool) -> None:
-        for acceptance in (watched.acceptance, self._mean):
+        for acceptance in (watched.acceptance, watched.mean):
             acceptance.observe(num_right, then_wrong=then_wrong)
         watched.foreseen = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flaxen.engine.speculative.config import SpeculativeConfig
 from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.ngram import Ngrams
+from flaxen.engine.speculative.prediction import Predicted
 from flaxen.engine.speculative.suffix import Suffixes
 
 
@@ -13,5 +14,5 @@ def reading_drafter(config: SpeculativeConfig | None) -> Drafter | None:
     if config is None or config.method == "draft_model":
         return None
     if config.method == "suffix":
-        return Suffixes(config)
-    return Ngrams(config.prompt_lookup_min, config.prompt_lookup_max)
+        return Predicted(Suffixes(config))
+    return Predicted(Ngrams(config.prompt_lookup_min, config.prompt_lookup_max))

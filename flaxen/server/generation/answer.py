@@ -158,7 +158,10 @@ async def begin(
     Raises:
       ApiError and others: as in `engine_streams.start`.
     """
-    usage = Usage(num_prompt=sum(len(request.prompt_token_ids) for request in read.requests))
+    usage = Usage(
+        num_prompt=sum(len(request.prompt_token_ids) for request in read.requests),
+        has_prediction=any(request.prediction_token_ids for request in read.requests),
+    )
     timing = Timing()
     log: RequestLog = http.state.log
     log.generation = _generation_log(read.asked, read.requests, usage, timing)

@@ -134,6 +134,13 @@ class ToolBody(StrictBody):
     cache_control: dict[str, Any] | None = None
 
 
+class PredictionBody(StrictBody):
+    """What an answer will mostly be."""
+
+    type: Literal["content"]
+    content: Any  # read as a message's
+
+
 class ChatBody(StrictBody):
     """The fields that only /v1/chat/completions has."""
 
@@ -156,6 +163,7 @@ class ChatBody(StrictBody):
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None
     thinking_token_budget: Whole | None = None
+    prediction: PredictionBody | None = None  # read in prediction.py
     store: bool | None = None  # by a room above; where there is none, true is refused
     metadata: dict[str, Any] | None = None
 

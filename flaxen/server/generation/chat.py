@@ -22,8 +22,9 @@ from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.generation.logprobs import chat_logprobs, prompt_logprobs
 from flaxen.server.generation.message import Message, MessageForm
 from flaxen.server.generation.message_form import AnswerForm, answer_form
-from flaxen.server.generation.messages import read_messages
+from flaxen.server.generation.messages import read_messages, text_of
 from flaxen.server.generation.old_functions import read_tools_or_functions
+from flaxen.server.generation.prediction import read_prediction
 from flaxen.server.generation.prompts import Prompt, asked_max_tokens, fit_max_tokens
 from flaxen.server.generation.reasoning import effort_variables, with_budget
 from flaxen.server.generation.sampling_fields import check_logprobs, sampling_params
@@ -78,6 +79,7 @@ async def parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Re
     check_logprobs(body.top_logprobs, "top_logprobs", context)
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs needs logprobs=true", "top_logprobs")
+    predicted = await read_prediction(body, common, context)
     max_tokens, field = asked_max_tokens(body.max_tokens, body.max_completion_tokens)
     prompt, tools = await read_prompt(context, body)
     form = answer_form(
@@ -117,7 +119,8 @@ async def parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Re
         with_token_ids=bool(common.return_token_ids),
         tokens_as_ids=asked.tokens_as_ids,
     )
-    return [asked.request(0, prompt, sampling)], view
+    request = replace(asked.request(0, prompt, sampling), prediction_token_ids=predicted)
+    return [request], view
 
 
 async def _with_structure(context: Context, asked: Asked, form: AnswerForm) -> Asked:
@@ -168,8 +171,7 @@ def _echoed(body: ChatBody) -> str:
     last = read_messages(body.messages)[-1]
     if last["role"] != "assistant":
         return ""
-    content = last["content"] or ""
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+    return text_of(last["content"] or "")
 
 
 async def _collect(view: ChatView, streams: EngineStreams, usage: Usage) -> dict[str, Any]:
@@ -250,7 +252,11 @@ BODY = BodyForm(
     id_prefix="chatcmpl",
     body=ChatBody,
     without_effect=fields_without_effect.CHAT,
-    field_names={"prompt_token_ids": "messages", "logprobs": "top_logprobs"},
+    field_names={
+        "prompt_token_ids": "messages",
+        "logprobs": "top_logprobs",
+        "prediction_token_ids": "prediction",
+    },
     parse=parse,
 )
 ROUTE = Route(

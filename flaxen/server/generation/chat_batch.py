@@ -40,6 +40,7 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
         ("n", asked.common.n not in (None, 1)),
         ("use_beam_search", asked.common.use_beam_search),
         ("tools", body.tools),
+        ("prediction", body.prediction),
         ("prompt_logprobs", asked.common.prompt_logprobs is not None),
     ):
         if is_asked:

@@ -142,8 +142,6 @@ CHAT = {
     **LLAMA_CPP,
     "modalities": Rule(lambda value: value == ["text"], "the model answers in text only"),
     "audio": Rule(_is(dict), "it must be an object (it is for modalities that are refused)"),
-    # It makes an answer no other, only faster on servers that guess with it.
-    "prediction": Rule(_is(dict), "it must be an object"),
     "verbosity": Rule(_one_of("medium"), "the model has no such control"),
     "web_search_options": Rule(_never, "this server does not search the web"),
     "mm_processor_kwargs": Rule(_empty, _TEXT_ONLY),

@@ -93,7 +93,7 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
     read: dict[str, Any] = {"role": _read_role(role, f"{where}.role")}
     content = fields.pop("content", None)
     if content is not None or role != "assistant":  # an assistant's answer may have no text
-        content = _read_content(content, f"{where}.content")
+        content = read_content(content, f"{where}.content")
     calls = fields.pop("tool_calls", None)
     if calls:
         try:
@@ -127,7 +127,16 @@ def _read_role(role: Any, where: str) -> str:
     return _ROLES[role]
 
 
-def _read_content(content: Any, where: str) -> str | list[dict[str, Any]]:
+def read_content(content: Any, where: str) -> str | list[dict[str, Any]]:
+    """Checks a content: a string, or a list of text parts, which become parts of type "text".
+
+    Args:
+      content: as it was sent.
+      where: its place in the body, as "messages[0].content", for errors.
+
+    Raises:
+      ApiError: 400 with the wrong place as its param.
+    """
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -137,6 +146,11 @@ def _read_content(content: Any, where: str) -> str | list[dict[str, Any]]:
             "invalid_type",
         )
     return [_read_part(part, f"{where}[{i}]") for i, part in enumerate(content)]
+
+
+def text_of(content: str | list[dict[str, Any]]) -> str:
+    """The text of a content that was checked."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _read_part(part: Any, where: str) -> dict[str, Any]:

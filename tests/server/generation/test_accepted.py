@@ -62,7 +62,7 @@ ONLY_CHAT = [
     {"documents": []}, {"echo": False}, {"tools": []},
     {"tools": [], "tool_choice": "auto", "parallel_tool_calls": False}, {"tool_choice": "none"},
     {"functions": []}, {"function_call": "none"}, {"modalities": ["text"]},
-    {"audio": {"voice": "a"}}, {"prediction": {"type": "content", "content": "a"}},
+    {"audio": {"voice": "a"}},
     {"mm_processor_kwargs": {}}, {"media_io_kwargs": {}}, {"verbosity": "medium"},
     {"continue_final_message": False}, {"add_generation_prompt": True},
     {"chat_template": None}, {"chat_template_kwargs": {}}, {"chat_template_kwargs": None},
