@@ -29,6 +29,7 @@ from flaxen.stored_pages.segment import Segment, SegmentError
 
 _LOG = logging.getLogger(__name__)
 _SUFFIX = ".pages"
+_UNNAMED = "unnamed-"  # begins the name of a segment that is of use to the process that wrote it
 _OF_FINGERPRINT = re.compile("[0-9a-f]{32}")  # a folder; others' files are not ours to remove
 _SETTLED_NS = 10**9  # a folder that changed since may change again at the same time of its clock
 _PAUSE_S = 30.0  # without writing, after the disk was full or broken
@@ -52,6 +53,7 @@ class DiskTier:
 
     def __init__(self, directory: Path, fingerprint: str, num_bytes: int) -> None:
         self._fingerprint, self._num_bytes = fingerprint, num_bytes
+        self._beginning = ""  # of the names of segments that are written now
         self._folder = directory / fingerprint[:32]
         self._lock = threading.Lock()  # guards all below
         self._segments: OrderedDict[Path, Segment] = OrderedDict()  # least recent first
@@ -116,7 +118,7 @@ class DiskTier:
         if num_bytes > self._num_bytes or time.monotonic() < self._rests_until_s:
             self.num_dropped += len(pages)
             return
-        path = self._folder / (secrets.token_hex(8) + _SUFFIX)
+        path = self._folder / (self._beginning + secrets.token_hex(8) + _SUFFIX)
         try:
             self._make_room(num_bytes)
             written = segment.write(path, self._fingerprint, owner, pages)
@@ -141,15 +143,25 @@ class DiskTier:
             except OSError:  # removed by somebody else: `load` will see
                 continue
 
+    def change_weights(self) -> None:
+        """Other weights compute what is stored from now on. Nothing names them, so that no other
+        start may find it: its fingerprint is no start's.
+        """
+        self._fingerprint, self._beginning = secrets.token_hex(32), _UNNAMED
+
     def drop(self, owner: str | None = None) -> None:
-        """Removes the segments of an owner in this folder; None: of all."""
+        """Removes the segments of an owner in this folder; None: of all. After other weights came,
+        only what was stored since.
+        """
         with self._lock:
             for path, found in list(self._segments.items()):
-                if owner in (None, found.owner):
+                if owner in (None, found.owner) and path.name.startswith(self._beginning):
                     self._remove(path)
 
     def close(self) -> None:
         """Lets another process use the folder."""
+        if self._beginning:
+            self.drop()
         if self._held is not None:
             os.close(self._held)
             self._held = None
@@ -157,6 +169,8 @@ class DiskTier:
     def _scan(self) -> None:
         """Finds the segments that are there, and removes what no process finished."""
         bad: dict[str, int] = {}
+        for path in self._folder.glob(_UNNAMED + "*"):  # of a process that was killed
+            path.unlink(missing_ok=True)
         for path in self._folder.glob("*.tmp"):
             bad["a process ended while it wrote it"] = 1
             path.unlink()
@@ -167,7 +181,7 @@ class DiskTier:
                 continue
             except (SegmentError, OSError, ValueError, KeyError, TypeError) as error:
                 bad[str(error)] = bad.get(str(error), 0) + 1
-                path.unlink()
+                path.unlink(missing_ok=True)
         self._make_room(0)
         if bad:
             why = "; ".join(bad)

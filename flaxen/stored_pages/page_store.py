@@ -108,7 +108,6 @@ class PageStore:
 
     def __init__(self, host: HostTier, disk: DiskTier | None) -> None:
         self._host, self._disk = host, disk
-        self._may_use_disk = disk is not None
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._buffers: dict[str, _Buffer] = {}  # by request; only the writer's
         self._num_dropped = self._num_host_hits = self._num_disk_hits = 0
@@ -121,15 +120,13 @@ class PageStore:
         atexit.register(self.close)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._host or (
-            self._may_use_disk and self._disk is not None and key in self._disk
-        )
+        return key in self._host or (self._disk is not None and key in self._disk)
 
     def fetch(self, keys: Sequence[bytes]) -> Fetch:
         """Gets stored pages: those in memory at once, others are read and verified meanwhile."""
         found = {key: page for key in keys if (page := self._host.get(key)) is not None}
         self._num_host_hits += len(found)
-        disk = self._disk if self._may_use_disk else None
+        disk = self._disk
         if disk is None or self._is_closed or len(found) == len(keys):
             return Fetch(found, ())
         missing = disk.find(key for key in keys if key not in found)
@@ -148,8 +145,7 @@ class PageStore:
         if not self._room.acquire(blocking=False):
             self._num_dropped += len(pages)
             return
-        to_disk = self._may_use_disk
-        self._queue.put(lambda: self._store(pages, read, to_disk))
+        self._queue.put(lambda: self._store(pages, read))
 
     def ended(self, request_id: str, keys: Sequence[bytes]) -> None:
         """A request has ended: what is buffered of it is written, and its pages count as used, the
@@ -172,17 +168,18 @@ class PageStore:
                 if owner in (None, each.owner):
                     del self._buffers[name]
             self._host.drop(owner)
-            if self._disk is not None and self._may_use_disk:
+            if self._disk is not None:
                 self._disk.drop(owner)
 
         self._queue.put(remove)
 
     def change_weights(self) -> None:
-        """Other weights compute from now on. The files stay, for who starts with the old ones; this
-        process neither reads nor writes any more of them.
+        """Other weights compute from now on, for keys that are others too. The files of the weights
+        of the start stay, for the next one.
         """
-        self._may_use_disk = False
-        self.free_memory()
+        if self._disk is not None:
+            self._disk.change_weights()
+        self.drop()
 
     def free_memory(self) -> None:
         """Removes all pages from the host's memory."""
@@ -230,9 +227,7 @@ class PageStore:
                 _LOG.exception("pages could not be stored")
         self._flush_all()
 
-    def _store(
-        self, pages: Sequence[FilledPage], read: Callable[[], list[np.ndarray]], to_disk: bool
-    ) -> None:
+    def _store(self, pages: Sequence[FilledPage], read: Callable[[], list[np.ndarray]]) -> None:
         try:
             rows = [iter(each) for each in read()]
         except Exception as error:  # the step that fills them failed
@@ -244,7 +239,7 @@ class PageStore:
         for each in pages:
             page, key = next(rows[each.group]).copy(), page_key(each.group, each.content)
             self._host.put(key, page, each.owner)
-            if to_disk:
+            if self._disk is not None:
                 self._buffer(each, key, page)
 
     def _buffer(self, filled: FilledPage, key: bytes, page: np.ndarray) -> None:

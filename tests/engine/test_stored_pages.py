@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -208,6 +209,32 @@ def test_other_weights_a_reset_and_sleep_forget_as_the_prefix_cache_does(
     assert (ask(), ask()) == (first, (first[0], 64))
     engine.set_params(PARAMS)
     assert (ask(), ask()) == (first, (first[0], 64))
+
+
+def test_other_weights_store_on_disk_and_a_restart_finds_those_of_the_old_ones(
+    tmp_path: Path, stores: list[PageStore]
+) -> None:
+    def start() -> Engine:
+        stores.append(PageStore(HostTier(0), DiskTier(tmp_path, "a" * 64, 10**9)))
+        return make_engine(TINY, store=stores[-1])
+
+    other = jax.tree.map(lambda each: each * 1.1, PARAMS)
+    plain = make_engine(TINY)
+    expected = turns(plain, 2)
+    plain.set_params(other)
+    changed = turns(plain, 2)
+    assert changed != expected
+    engine = start()
+    assert turns(engine, 2) == expected
+    num_before = engine.stats().num_stored_hits
+    assert num_before > 0
+    engine.set_params(other)
+    assert turns(engine, 2) == changed
+    assert engine.stats().num_stored_hits > num_before
+    stores[0].close()
+    restarted = start()
+    assert turns(restarted, 1) == expected[: len(BATCH)]
+    assert restarted.stats().num_stored_hits > 0
 
 
 def test_a_fault_is_stored_nowhere_or_dropped(stores: list[PageStore]) -> None:

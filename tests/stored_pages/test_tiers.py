@@ -329,11 +329,4 @@ def test_a_store_keeps_in_memory_and_on_disk_and_reads_what_memory_lacks(tmp_pat
     store.close()
     store = PageStore(HostTier(0), DiskTier(tmp_path, MINE, 10**6))
     assert page_key(0, bytes([5])) in store
-    store.change_weights()
-    assert page_key(0, bytes([5])) not in store
-    store.put(filled(6), lambda: [page(6)[None]])
-    store.drop()
     store.close()
-    tier = DiskTier(tmp_path, MINE, 10**6)
-    assert (page_key(0, bytes([5])) in tier, page_key(0, bytes([6])) in tier) == (True, False)
-    tier.close()
