@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.server.pages.browser import Browser
-from tests.server.pages.page import answered, page_of, say, set_field, texts
+from tests.server.pages.page import answered, open_page, page_of, say, set_field, texts
 from tests.server.pages.served import TalkingEngine, talking_app
 
 pytestmark = pytest.mark.slow
@@ -118,6 +118,29 @@ def test_calls_of_tools_are_shown_and_answered(tab: Browser) -> None:
         assert texts(tab, "article .text")[-2:] == ["25 degrees", "It is sunny."]
         asked = "<weather>[user]Weather?"
         assert engine.prompts == [asked, f"{asked}[assistant](weather)[tool]25 degrees"]
+
+
+def test_the_conversation_outlives_a_reload(tab: Browser) -> None:
+    engine = TalkingEngine(CALL, "It is sunny.", "Bye.")
+    with page_of(tab, talking_app(engine)):
+        url = tab.run("location.href")
+        set_field(tab, "tools", TOOLS)
+        say(tab, "Weather?")
+        answered(tab)
+        open_page(tab, url)
+        tab.run("document.querySelector('.calls textarea').value = '25 degrees'")
+        tab.run("document.querySelector('.calls').requestSubmit()")
+        answered(tab, 2)
+        open_page(tab, url)
+        shown = ["Weather?", "", "25 degrees", "It is sunny."]
+        assert texts(tab, "article .text") == shown
+        assert tab.run("document.querySelector('.calls button').disabled")
+        say(tab, "Thanks")
+        answered(tab, 3)
+        assert engine.prompts[-1].endswith("[tool]25 degrees[assistant]It is sunny.[user]Thanks")
+        tab.run("document.querySelector('#clear').click()")
+        open_page(tab, url)
+        assert texts(tab, "article") == []
 
 
 def test_reasoning_is_folded(tab: Browser) -> None:

@@ -6,6 +6,7 @@ import { MessageView } from "./message.js";
 import { isDecided } from "./models.js";
 import { readSettings } from "./settings.js";
 
+const KEPT = "flaxen.conversation"; // in the tab's storage, so that it outlives a reload
 let turns = []; // { message: as the API has it, view }
 let running = null; // the AbortController of the answer that is being written
 
@@ -26,7 +27,27 @@ export function startChat() {
   $("again").addEventListener("click", regenerate);
   $("edit").addEventListener("click", editLast);
   $("clear").addEventListener("click", () => cut(0));
+  restore();
   showButtons();
+}
+
+// Shows the conversation that the tab had before the page was loaded again.
+function restore() {
+  for (const message of JSON.parse(sessionStorage.getItem(KEPT) ?? "[]")) {
+    const view = new MessageView(message.role);
+    if (message.reasoning) view.addReasoning(message.reasoning);
+    if (turns.at(-1)?.message.tool_calls) turns.at(-1).view.endResults();
+    add(message, view);
+    if (message.tool_calls) askResults(message, view);
+  }
+}
+
+function store() {
+  try {
+    sessionStorage.setItem(KEPT, JSON.stringify(turns.map(({ message }) => message)));
+  } catch {
+    sessionStorage.removeItem(KEPT); // it is too long: nothing is better than an old one
+  }
 }
 
 function send() {
@@ -62,11 +83,13 @@ function add(message, view = new MessageView(message.role)) {
   view.finish(message.content ?? "");
   if (!view.element.isConnected) $("log").append(view.element);
   turns.push({ message, view });
+  store();
 }
 
 function cut(length) {
   for (const { view } of turns.splice(length)) view.element.remove();
   for (const each of $("log").querySelectorAll("article.failed")) each.remove();
+  store();
   showButtons();
 }
 
@@ -111,15 +134,17 @@ async function answer(settings) {
   follow();
 }
 
-// Adds what came of an answer to the conversation, with fields for the results of its calls.
+// Adds what came of an answer to the conversation.
 function keep(message, view) {
   if (!message.content && !message.reasoning && !message.tool_calls) {
     view.element.remove();
     return;
   }
   add(message, view);
-  const calls = message.tool_calls;
-  if (!calls) return;
+  if (message.tool_calls) askResults(message, view);
+}
+
+function askResults({ tool_calls: calls }, view) {
   view.askResults(calls, (results) => {
     const settings = settingsOrProblem();
     results.forEach((content, index) => {
