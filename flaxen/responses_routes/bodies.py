@@ -12,7 +12,6 @@ from typing import Any, Literal
 from flaxen.server.errors import invalid, unsupported
 from flaxen.server.generation.fields_without_effect import (
     CACHE_OPTIONS,
-    CACHE_RETENTION,
     CHAT,
     Rule,
     holds_at_most,
@@ -109,7 +108,6 @@ WITHOUT_EFFECT: Mapping[str, Rule] = {
         holds_at_most(completion_window="soonest"), "each response runs as soon as it can"
     ),
     "prompt_cache_options": CACHE_OPTIONS,
-    "prompt_cache_retention": CACHE_RETENTION,
     "stream_options": Rule(
         holds_at_most(include_obfuscation=False), "this server does not pad its events"
     ),

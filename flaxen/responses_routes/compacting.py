@@ -20,13 +20,13 @@ from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation.answer import begin
 from flaxen.server.generation.engine_streams import EngineStreams
-from flaxen.server.generation.fields_without_effect import drop
+from flaxen.server.generation.fields_without_effect import CACHE_RETENTION, drop
 from flaxen.server.schema import StrictBody, Whole, parse
 from flaxen.server.sse import unless_disconnected
 
 COMPACT_WITHOUT_EFFECT = {
-    name: WITHOUT_EFFECT[name]
-    for name in ("service_tier", "prompt_cache_options", "prompt_cache_retention")
+    "prompt_cache_retention": CACHE_RETENTION,
+    **{name: WITHOUT_EFFECT[name] for name in ("service_tier", "prompt_cache_options")},
 }
 _TASK = (
     "Summarize this conversation so that it can be continued from the summary alone: what the user "

@@ -160,6 +160,25 @@ ACCEPTED: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("body", "retention"),
+    [
+        ({}, None),
+        ({"prompt_cache_retention": "in_memory"}, None),
+        ({"prompt_cache_retention": "24h"}, 86400),
+        ({"prompt_cache_retention": "24h", "retention": {"ttl_s": 60}}, 60),
+        ({"session_id": "s"}, 300),
+    ],
+    ids=str,
+)
+def test_the_engine_is_told_how_long_a_prefix_is_kept(
+    body: dict[str, Any], retention: float | None
+) -> None:
+    YES.create(**body)
+    asked = YES.engine.requests[-1]
+    assert (asked.retention, asked.session_id) == (retention, body.get("session_id"))
+
+
 @pytest.mark.parametrize("body", ACCEPTED, ids=str)
 def test_values_without_effect_are_accepted(body: dict[str, Any]) -> None:
     assert YES.create(**body)["output"][0]["content"][0]["text"] == "Yes."
@@ -177,6 +196,7 @@ def test_values_without_effect_are_accepted(body: dict[str, Any]) -> None:
         ({"image": {"context_compression": "enabled"}}, "image"),
         ({"background_options": {"completion_window": "2h"}}, "background_options"),
         ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options"),
+        ({"prompt_cache_retention": "48h"}, "prompt_cache_retention"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
         ({"n": 2}, "n"),
         ({"prompt_logprobs": 0}, "prompt_logprobs"),
