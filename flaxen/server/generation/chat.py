@@ -79,7 +79,7 @@ async def parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Re
     check_logprobs(body.top_logprobs, "top_logprobs", context)
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs needs logprobs=true", "top_logprobs")
-    predicted = await read_prediction(body, common, context)
+    predicted = await read_prediction(body, context)
     max_tokens, field = asked_max_tokens(body.max_tokens, body.max_completion_tokens)
     prompt, tools = await read_prompt(context, body)
     form = answer_form(
