@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from flaxen.cli import panels
+from flaxen.cli.groups import option
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
@@ -24,16 +23,14 @@ if TYPE_CHECKING:
 class AdapterOptions:
     """An adapter that a command uses for its whole run."""
 
-    adapter: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Directory of a LoRA adapter, as flaxen train and PEFT write it, to compute with "
-            "beside the model. MODEL may also be such a directory itself: its base model is then "
-            "found by the name in it.",
-            rich_help_panel=panels.MODEL,
-        ),
-    ] = None
+    adapter: Path | None = option(
+        None,
+        metavar="DIR",
+        help="Directory of a LoRA adapter, as flaxen train and PEFT write it, to compute with "
+        "beside the model. MODEL may also be such a directory itself: its base model is then "
+        "found by the name in it.",
+        rich_help_panel=panels.MODEL,
+    )
 
     def beside(self, model: str, places: Places) -> tuple[str, Path | None]:
         """The model to load, and the directory of the adapter beside it, if any.

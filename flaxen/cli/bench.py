@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 
 from flaxen.benchmark.workloads import (
@@ -22,6 +21,7 @@ from flaxen.benchmark.workloads import (
     make_workloads,
 )
 from flaxen.cli.cpu import announce
+from flaxen.cli.groups import option
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions
 from flaxen.cli.options import (
     BatchOptions,
@@ -39,37 +39,32 @@ if TYPE_CHECKING:
     from flaxen.benchmark.report import Report
     from flaxen.build import OnProgress, Parts
 
-_bench_option = partial(typer.Option, rich_help_panel="Benchmark")
+_bench_option = partial(option, rich_help_panel="Benchmark")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
     """The workloads to measure, the repetitions, and the output."""
 
-    workload: Annotated[
-        list[str],
-        _bench_option(
-            "--workload",
-            "-w",
-            help="Which to run; may be given several times. In numbers of tokens: "
-            + "; ".join(f"{name} is {text}" for name, text in DESCRIPTIONS.items())
-            + ".",
-            show_default="all of them",
-        ),
-    ] = field(default_factory=list)
-    workloads: Annotated[
-        Path | None,
-        _bench_option(
-            metavar="FILE",
-            help="JSON with each workload's token ids, so that two engines run the same requests.",
-            show_default="made here, always the same",
-        ),
-    ] = None
-    reps: Annotated[int, _bench_option(min=1, help="Repetitions of each, with fresh tokens.")] = 3
-    json_file: Annotated[
-        Path | None,
-        _bench_option("--json", metavar="FILE", help="Also write the JSON line to this file."),
-    ] = None
+    workload: list[str] = _bench_option(
+        [],
+        "--workload",
+        "-w",
+        help="Which to run; may be given several times. In numbers of tokens: "
+        + "; ".join(f"{name} is {text}" for name, text in DESCRIPTIONS.items())
+        + ".",
+        show_default="all of them",
+    )
+    workloads: Path | None = _bench_option(
+        None,
+        metavar="FILE",
+        help="JSON with each workload's token ids, so that two engines run the same requests.",
+        show_default="made here, always the same",
+    )
+    reps: int = _bench_option(3, min=1, help="Repetitions of each, with fresh tokens.")
+    json_file: Path | None = _bench_option(
+        None, "--json", metavar="FILE", help="Also write the JSON line to this file."
+    )
 
 
 def bench(

@@ -14,6 +14,7 @@ from rich.console import Console
 from flaxen.cli import panels
 from flaxen.cli.adapters import AdapterOptions
 from flaxen.cli.cpu import announce
+from flaxen.cli.groups import option
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
     ChatTemplateOptions,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 TASKS = ("auto", "perplexity", "choice")
 _LENGTH = 1024  # tokens of a row, if the model's length allows
-_data_option = partial(typer.Option, rich_help_panel=panels.DATA)
+_data_option = partial(option, rich_help_panel=panels.DATA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,55 +43,45 @@ class EvalOptions:
 
     data: Annotated[
         list[Path],
-        _data_option(
+        typer.Option(
             "--data",
             "-d",
             metavar="FILE",
             help="File to score the model on: .jsonl, .txt, .md or .parquet; may be given several "
             "times.",
+            rich_help_panel=panels.DATA,
         ),
     ]
-    task: Annotated[
-        str,
-        _data_option(
-            help="perplexity (of texts, completions or chats), choice (of questions with choices "
-            "and an answer), or auto, which goes by the first record.",
-        ),
-    ] = "auto"
-    sequence_length: Annotated[
-        int | None,
-        _data_option(
-            min=2,
-            help="Tokens of a row: long texts are split, longer chats and prompts are cut.",
-            show_default=f"{_LENGTH}, or the model's own where that is less",
-        ),
-    ] = None
-    stride: Annotated[
-        int | None,
-        _data_option(
-            min=1,
-            help="New tokens in each window of a long text; those before them are context. Less "
-            "is slower, and gives each token more context.",
-            show_default="--sequence-length: windows side by side",
-        ),
-    ] = None
-    batch_size: Annotated[int, _data_option(min=1, help="Rows computed at once.")] = 4
-    cache_dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--kv-cache-dtype",
-            help="Compute perplexity through the pages of a KV cache in this number format: auto, "
-            "bfloat16, float32, int8 or fp8.",
-            show_default="without a cache, as in training",
-        ),
-    ] = None
-    on_bad_record: Annotated[
-        str,
-        _data_option(
-            help="What to do with records that can't be used: fail, or skip and count them."
-        ),
-    ] = "fail"
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    task: str = _data_option(
+        "auto",
+        help="perplexity (of texts, completions or chats), choice (of questions with choices "
+        "and an answer), or auto, which goes by the first record.",
+    )
+    sequence_length: int | None = _data_option(
+        None,
+        min=2,
+        help="Tokens of a row: long texts are split, longer chats and prompts are cut.",
+        show_default=f"{_LENGTH}, or the model's own where that is less",
+    )
+    stride: int | None = _data_option(
+        None,
+        min=1,
+        help="New tokens in each window of a long text; those before them are context. Less "
+        "is slower, and gives each token more context.",
+        show_default="--sequence-length: windows side by side",
+    )
+    batch_size: int = _data_option(4, min=1, help="Rows computed at once.")
+    cache_dtype: str | None = option(
+        None,
+        "--kv-cache-dtype",
+        help="Compute perplexity through the pages of a KV cache in this number format: auto, "
+        "bfloat16, float32, int8 or fp8.",
+        show_default="without a cache, as in training",
+    )
+    on_bad_record: str = _data_option(
+        "fail", help="What to do with records that can't be used: fail, or skip and count them."
+    )
+    as_json: bool = option(False, "--json", help="Print one JSON object.")
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:

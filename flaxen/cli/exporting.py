@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from flaxen.cli.adapters import adapter_as_model, base_of, check_directory
+from flaxen.cli.groups import option
 from flaxen.cli.interrupt import unwind_first
 from flaxen.cli.machine import ModelsDirOptions, Offline
 from flaxen.cli.progress import show_download, show_progress
@@ -42,14 +43,12 @@ OutputDtype = Annotated[
 class SourceOptions:
     """The adapters that are merged into the model before it is written."""
 
-    adapter: Annotated[
-        list[Path],
-        typer.Option(
-            metavar="DIR",
-            help="Directory of a LoRA adapter to merge; may be given several times, for adapters "
-            "that were trained one upon the other.",
-        ),
-    ] = field(default_factory=list)
+    adapter: list[Path] = option(
+        [],
+        metavar="DIR",
+        help="Directory of a LoRA adapter to merge; may be given several times, for adapters "
+        "that were trained one upon the other.",
+    )
     offline: Offline = False
 
 

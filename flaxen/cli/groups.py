@@ -9,10 +9,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, get_type_hints
+from dataclasses import MISSING, Field, field, fields, is_dataclass
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+T = TypeVar("T")
 
 _EMPTY = inspect.Parameter.empty
+_OPTION = "option"  # the key of a field's metadata
+
+
+def option(default: T, *names: str, **settings: Any) -> T:
+    """A field of a group.
+
+    Args:
+      default: the value where nobody gives one; each instance gets a copy of a list.
+      names: of the option, if they are not made of the field's.
+      settings: the arguments of typer.Option.
+    """
+    metadata = {_OPTION: typer.Option(*names, **settings)}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)  # type: ignore[return-value]
+    return field(default=default, metadata=metadata)
 
 
 def expand(command: Callable[..., None]) -> Callable[..., None]:
@@ -32,13 +51,13 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
             found = list(_options(hint, parameter.default))
         else:
             found = [_option(parameter.name, hint, parameter.default)]
-        for option in found:
-            assert option.name not in options, f"{command.__name__} has {option.name} twice"
-            options[option.name] = option
+        for each in found:
+            assert each.name not in options, f"{command.__name__} has {each.name} twice"
+            options[each.name] = each
 
     def run(**values: Any) -> None:
         made = {
-            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            name: group(**{each.name: values.pop(each.name) for each in fields(group)})
             for name, group in groups.items()
         }
         command(**made, **values)
@@ -50,15 +69,18 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
 def _options(group: Any, instance: Any) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
-    for field in fields(group):
-        default = _default(field) if instance is _EMPTY else getattr(instance, field.name)
-        yield _option(field.name, hints[field.name], default)
+    for each in fields(group):
+        default = _default(each) if instance is _EMPTY else getattr(instance, each.name)
+        hint = hints[each.name]
+        if _OPTION in each.metadata:
+            hint = Annotated[hint, each.metadata[_OPTION]]
+        yield _option(each.name, hint, default)
 
 
-def _default(field: Field[Any]) -> Any:
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return _EMPTY if field.default is MISSING else field.default
+def _default(of: Field[Any]) -> Any:
+    if of.default_factory is not MISSING:
+        return of.default_factory()
+    return _EMPTY if of.default is MISSING else of.default
 
 
 def _option(name: str, hint: Any, default: Any) -> inspect.Parameter:

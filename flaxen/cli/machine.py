@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flaxen.cli.cpu import Cpu, set_up_cpu
+from flaxen.cli.groups import option
 from flaxen.cli.panels import ENGINE, MODEL
 from flaxen.hub.places import Places
+
+_engine_option = partial(option, rich_help_panel=ENGINE)
 
 Offline = Annotated[
     bool,
@@ -30,52 +34,41 @@ Offline = Annotated[
 class ModelsDirOptions:
     """The directory of models."""
 
-    models_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            envvar="FLAXEN_MODELS_DIR",
-            file_okay=False,
-            help="Directory of models: MODEL is looked for there, as NAME/, NAME.gguf or ORG/NAME, "
-            "and downloads go there.",
-            show_default="Hugging Face's cache",
-            rich_help_panel=MODEL,
-        ),
-    ] = None
+    models_dir: Path | None = option(
+        None,
+        metavar="DIR",
+        envvar="FLAXEN_MODELS_DIR",
+        file_okay=False,
+        help="Directory of models: MODEL is looked for there, as NAME/, NAME.gguf or ORG/NAME, "
+        "and downloads go there.",
+        show_default="Hugging Face's cache",
+        rich_help_panel=MODEL,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
     """The resources of the machine that a command may use."""
 
-    device: Annotated[
-        str,
-        typer.Option(
-            help="Where to compute: cpu, cuda, rocm, tpu, or auto, which is an accelerator that "
-            "JAX can use, else the CPU.",
-            rich_help_panel=ENGINE,
-        ),
-    ] = "auto"
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Threads that compute on the CPU.",
-            show_default="one for each CPU that the process may use",
-            rich_help_panel=ENGINE,
-        ),
-    ] = None
-    compile_cache: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            envvar="FLAXEN_CACHE",
-            file_okay=False,
-            help="Where compiled programs are kept, so that the next start is quick.",
-            show_default="~/.cache/flaxen",
-            rich_help_panel=ENGINE,
-        ),
-    ] = None
+    device: str = _engine_option(
+        "auto",
+        help="Where to compute: cpu, cuda, rocm, tpu, or auto, which is an accelerator that "
+        "JAX can use, else the CPU.",
+    )
+    threads: int | None = _engine_option(
+        None,
+        min=1,
+        help="Threads that compute on the CPU.",
+        show_default="one for each CPU that the process may use",
+    )
+    compile_cache: Path | None = _engine_option(
+        None,
+        metavar="DIR",
+        envvar="FLAXEN_CACHE",
+        file_okay=False,
+        help="Where compiled programs are kept, so that the next start is quick.",
+        show_default="~/.cache/flaxen",
+    )
     offline: Offline = False
 
     def set_up(self, num_devices: int = 1, num_local_devices: int | None = None) -> Cpu:

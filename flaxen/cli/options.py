@@ -7,7 +7,7 @@ written here too, and a test holds them equal to the engine's own.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ import typer
 
 from flaxen.cli import panels
 from flaxen.cli.cpu import backend_name
+from flaxen.cli.groups import option
 from flaxen.cli.model_names import complete_model
 from flaxen.cli.sizes import parse_size_option
 from flaxen.sharding.shape import MeshShape, combine_mesh
@@ -36,15 +37,16 @@ ModelArgument = Annotated[
     ),
 ]
 
-_model_option = partial(typer.Option, rich_help_panel=panels.MODEL)
-_engine_option = partial(typer.Option, rich_help_panel=panels.ENGINE)
+_model_option = partial(option, rich_help_panel=panels.MODEL)
+_engine_option = partial(option, rich_help_panel=panels.ENGINE)
 
 DefinitionCode = Annotated[
     str | None,
-    _model_option(
+    typer.Option(
         metavar="FILE.py:NAME",
         help="For a directory that flaxen train wrote for a definition of your own: its code, in "
         "place of what the directory names.",
+        rich_help_panel=panels.MODEL,
     ),
 ]
 
@@ -53,29 +55,23 @@ DefinitionCode = Annotated[
 class ModelOptions:
     """The implementation of a model, and its number formats."""
 
-    dtype: Annotated[
-        str,
-        _model_option(
-            help="Number format to compute in: float32, bfloat16, or auto, which is float32 where "
-            "XLA alone computes on a CPU, else bfloat16.",
-        ),
-    ] = "auto"
-    impl: Annotated[
-        str,
-        _model_option(
-            help="What defines the model: flaxen is our own decoder; torch is transformers' class, "
-            "unchanged, through PyTorch (pip install flaxen\\[torch]); auto is flaxen where it "
-            "knows the family.",
-        ),
-    ] = "auto"
-    quantization: Annotated[
-        str,
-        _model_option(
-            help="Number format of the weights: int8, int4, fp8 and mxfp4 quantize plain ones as "
-            "they are loaded; none is that of --dtype; auto keeps the file's own where kernels can "
-            "compute with it.",
-        ),
-    ] = "auto"
+    dtype: str = _model_option(
+        "auto",
+        help="Number format to compute in: float32, bfloat16, or auto, which is float32 where "
+        "XLA alone computes on a CPU, else bfloat16.",
+    )
+    impl: str = _model_option(
+        "auto",
+        help="What defines the model: flaxen is our own decoder; torch is transformers' class, "
+        "unchanged, through PyTorch (pip install flaxen\\[torch]); auto is flaxen where it "
+        "knows the family.",
+    )
+    quantization: str = _model_option(
+        "auto",
+        help="Number format of the weights: int8, int4, fp8 and mxfp4 quantize plain ones as "
+        "they are loaded; none is that of --dtype; auto keeps the file's own where kernels can "
+        "compute with it.",
+    )
     definition: DefinitionCode = None
 
 
@@ -83,161 +79,131 @@ class ModelOptions:
 class RunnerOptions:
     """Whether a model generates."""
 
-    runner: Annotated[
-        str,
-        _model_option(
-            help="What the model answers with: generate is text; pooling is embeddings, labels or "
-            "scores; auto is pooling for an encoder, a classification head, or a directory with "
-            "sentence-transformers' modules.json.",
-        ),
-    ] = "auto"
+    runner: str = _model_option(
+        "auto",
+        help="What the model answers with: generate is text; pooling is embeddings, labels or "
+        "scores; auto is pooling for an encoder, a classification head, or a directory with "
+        "sentence-transformers' modules.json.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatTemplateOptions:
     """The chat template."""
 
-    chat_template: Annotated[
-        str | None,
-        _model_option(
-            metavar="FILE|JINJA|NAME",
-            help="Chat template in place of the model's own: a file, Jinja in one line, or the "
-            "name of one of the model's.",
-            show_default="the model's own",
-        ),
-    ] = None
+    chat_template: str | None = _model_option(
+        None,
+        metavar="FILE|JINJA|NAME",
+        help="Chat template in place of the model's own: a file, Jinja in one line, or the "
+        "name of one of the model's.",
+        show_default="the model's own",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContextOptions:
     """The length of sequences, and the memory of their keys and values."""
 
-    max_model_len: Annotated[
-        int | None,
-        _model_option(
-            min=1,
-            help="Most tokens of a request, prompt and answer together.",
-            show_default="the model's own, as far as the KV cache holds it",
-        ),
-    ] = None
-    kv_cache_dtype: Annotated[
-        str,
-        _engine_option(
-            help="Number format of the KV cache: auto is that of compute; int8 and fp8 (fp8_e4m3) "
-            "take half of bfloat16's memory, with a scale for each token and head. What is served "
-            "is then no longer what is trained, to the bit.",
-        ),
-    ] = "auto"
-    kv_cache_bytes: Annotated[
-        int | None,
-        _engine_option(
-            "--kv-cache-size",
-            parser=parse_size_option,
-            metavar="SIZE",
-            help="Memory for the KV cache, as 2GiB or 512MiB.",
-            show_default="room for all sequences at 512 tokens and for one at full length, at most "
-            "half of the free memory; on a GPU or TPU what --gpu-memory-utilization leaves",
-        ),
-    ] = None
-    gpu_memory_utilization: Annotated[
-        float | None,
-        _engine_option(
-            help="Share of a GPU's or TPU's memory, above 0 and at most 1, for weights, steps and "
-            "the KV cache together.",
-            show_default="0.9",
-        ),
-    ] = None
+    max_model_len: int | None = _model_option(
+        None,
+        min=1,
+        help="Most tokens of a request, prompt and answer together.",
+        show_default="the model's own, as far as the KV cache holds it",
+    )
+    kv_cache_dtype: str = _engine_option(
+        "auto",
+        help="Number format of the KV cache: auto is that of compute; int8 and fp8 (fp8_e4m3) "
+        "take half of bfloat16's memory, with a scale for each token and head. What is served "
+        "is then no longer what is trained, to the bit.",
+    )
+    kv_cache_bytes: int | None = _engine_option(
+        None,
+        "--kv-cache-size",
+        parser=parse_size_option,
+        metavar="SIZE",
+        help="Memory for the KV cache, as 2GiB or 512MiB.",
+        show_default="room for all sequences at 512 tokens and for one at full length, at most "
+        "half of the free memory; on a GPU or TPU what --gpu-memory-utilization leaves",
+    )
+    gpu_memory_utilization: float | None = _engine_option(
+        None,
+        help="Share of a GPU's or TPU's memory, above 0 and at most 1, for weights, steps and "
+        "the KV cache together.",
+        show_default="0.9",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepSizeOptions:
     """The sizes of an engine's steps, and of its pages."""
 
-    max_num_seqs: Annotated[
-        int | None,
-        _engine_option(
-            min=1,
-            help="Most sequences that run at once.",
-            show_default="64 on a CPU, 256 on a GPU or TPU",
-        ),
-    ] = None
-    max_num_batched_tokens: Annotated[
-        int | None,
-        _engine_option(
-            min=1,
-            help="Most tokens computed in one step: more is faster on long prompts, and makes the "
-            "others wait longer between their tokens.",
-            show_default="512 on a CPU, 2048 on a GPU or TPU",
-        ),
-    ] = None
-    page_size: Annotated[
-        int, _engine_option(min=1, help="Tokens in a page of the KV cache; it must divide 128.")
-    ] = 16
+    max_num_seqs: int | None = _engine_option(
+        None,
+        min=1,
+        help="Most sequences that run at once.",
+        show_default="64 on a CPU, 256 on a GPU or TPU",
+    )
+    max_num_batched_tokens: int | None = _engine_option(
+        None,
+        min=1,
+        help="Most tokens computed in one step: more is faster on long prompts, and makes the "
+        "others wait longer between their tokens.",
+        show_default="512 on a CPU, 2048 on a GPU or TPU",
+    )
+    page_size: int = _engine_option(
+        16, min=1, help="Tokens in a page of the KV cache; it must divide 128."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
     """The programs of an engine's steps, and the cache that is kept between requests."""
 
-    enable_prefix_caching: Annotated[
-        bool,
-        _engine_option(
-            "--prefix-caching/--no-prefix-caching",
-            help="Keep the KV cache of prefixes, so that one which prompts share is computed once.",
-        ),
-    ] = True
-    batch_invariant: Annotated[
-        bool,
-        _engine_option(
-            "--batch-invariant",
-            help="Compute a request to the same bits whatever runs beside it: always so with the "
-            "CPU kernels, slower on a GPU, refused elsewhere.",
-        ),
-    ] = False
-    enforce_eager: Annotated[
-        bool,
-        _engine_option("--enforce-eager", help="On a GPU, start kernels without CUDA graphs."),
-    ] = False
-    compile_sizes: Annotated[
-        list[int],
-        _engine_option(
-            "--compile-size",
-            min=1,
-            help="Number of tokens that a step is compiled for, smaller steps being padded to it; "
-            "may be given several times, and the largest must be --max-num-batched-tokens.",
-            show_default="what the device needs, up to --max-num-batched-tokens",
-        ),
-    ] = field(default_factory=list)
+    enable_prefix_caching: bool = _engine_option(
+        True,
+        "--prefix-caching/--no-prefix-caching",
+        help="Keep the KV cache of prefixes, so that one which prompts share is computed once.",
+    )
+    batch_invariant: bool = _engine_option(
+        False,
+        "--batch-invariant",
+        help="Compute a request to the same bits whatever runs beside it: always so with the "
+        "CPU kernels, slower on a GPU, refused elsewhere.",
+    )
+    enforce_eager: bool = _engine_option(
+        False, "--enforce-eager", help="On a GPU, start kernels without CUDA graphs."
+    )
+    compile_sizes: list[int] = _engine_option(
+        [],
+        "--compile-size",
+        min=1,
+        help="Number of tokens that a step is compiled for, smaller steps being padded to it; "
+        "may be given several times, and the largest must be --max-num-batched-tokens.",
+        show_default="what the device needs, up to --max-num-batched-tokens",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeshOptions:
     """The devices that a model is divided over."""
 
-    mesh: Annotated[
-        str,
-        _engine_option(
-            metavar="AXIS=N,...",
-            help="Devices to compute on, as tensor=4 or tensor=4,data=2: tensor divides heads, "
-            "MLP and vocabulary; pipeline divides the layers; data has a copy of the model for "
-            "each part of the requests.",
-            show_default="one device",
-        ),
-    ] = ""
-    tensor_parallel_size: Annotated[
-        int | None,
-        _engine_option("--tensor-parallel-size", "-tp", min=1, help="The same as --mesh tensor=N."),
-    ] = None
-    pipeline_parallel_size: Annotated[
-        int | None,
-        _engine_option(
-            "--pipeline-parallel-size", "-pp", min=1, help="The same as --mesh pipeline=N."
-        ),
-    ] = None
-    data_parallel_size: Annotated[
-        int | None,
-        _engine_option("--data-parallel-size", "-dp", min=1, help="The same as --mesh data=N."),
-    ] = None
+    mesh: str = _engine_option(
+        "",
+        metavar="AXIS=N,...",
+        help="Devices to compute on, as tensor=4 or tensor=4,data=2: tensor divides heads, "
+        "MLP and vocabulary; pipeline divides the layers; data has a copy of the model for "
+        "each part of the requests.",
+        show_default="one device",
+    )
+    tensor_parallel_size: int | None = _engine_option(
+        None, "--tensor-parallel-size", "-tp", min=1, help="The same as --mesh tensor=N."
+    )
+    pipeline_parallel_size: int | None = _engine_option(
+        None, "--pipeline-parallel-size", "-pp", min=1, help="The same as --mesh pipeline=N."
+    )
+    data_parallel_size: int | None = _engine_option(
+        None, "--data-parallel-size", "-dp", min=1, help="The same as --mesh data=N."
+    )
 
     @property
     def shape(self) -> MeshShape:

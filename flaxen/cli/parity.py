@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
 from flaxen.cli.adapters import AdapterOptions
 from flaxen.cli.cpu import Cpu, announce, backend_name
+from flaxen.cli.groups import option
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import ModelArgument, ModelOptions
 from flaxen.cli.prompts import read_lines
@@ -30,16 +30,14 @@ if TYPE_CHECKING:
 class ParityOptions:
     """The tokens to compare, and how the result is printed."""
 
-    prompts_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A file with one prompt a line; - reads them from the standard input.",
-            show_default="six short texts",
-        ),
-    ] = None
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated after a prompt.")] = 24
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    prompts_file: Path | None = option(
+        None,
+        metavar="FILE",
+        help="A file with one prompt a line; - reads them from the standard input.",
+        show_default="six short texts",
+    )
+    max_tokens: int = option(24, min=1, help="Tokens generated after a prompt.")
+    as_json: bool = option(False, "--json", help="Print one JSON object.")
 
 
 def parity(

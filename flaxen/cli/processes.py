@@ -9,12 +9,12 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 
 from flaxen.cli import panels
+from flaxen.cli.groups import option
 from flaxen.cli.interrupt import ignore_signals
 from flaxen.cli.progress import show_progress
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flaxen.engine_args import EngineArgs
     from flaxen.scheduling.config import LoraLimits
 
-_option = partial(typer.Option, rich_help_panel=panels.ENGINE)
+_option = partial(option, rich_help_panel=panels.ENGINE)
 _AUTO = "auto"
 
 
@@ -30,23 +30,20 @@ _AUTO = "auto"
 class ProcessOptions:
     """The processes that a mesh spans. Names are those of jax.distributed.initialize."""
 
-    coordinator_address: Annotated[
-        str | None,
-        _option(
-            metavar="HOST:PORT",
-            help="Divide the mesh over several processes: where process 0 listens for the others. "
-            "Start the same command on each, with its own --process-id; auto asks the TPU pod, "
-            "SLURM, Open MPI or Kubernetes. Use it in a trusted network only.",
-            show_default="one process",
-        ),
-    ] = None
-    num_processes: Annotated[
-        int | None, _option(min=1, help="The number of all processes.", show_default="1")
-    ] = None
-    process_id: Annotated[
-        int | None,
-        _option(min=0, help="Which of them this is: 0 plans, and has the results."),
-    ] = None
+    coordinator_address: str | None = _option(
+        None,
+        metavar="HOST:PORT",
+        help="Divide the mesh over several processes: where process 0 listens for the others. "
+        "Start the same command on each, with its own --process-id; auto asks the TPU pod, "
+        "SLURM, Open MPI or Kubernetes. Use it in a trusted network only.",
+        show_default="one process",
+    )
+    num_processes: int | None = _option(
+        None, min=1, help="The number of all processes.", show_default="1"
+    )
+    process_id: int | None = _option(
+        None, min=0, help="Which of them this is: 0 plans, and has the results."
+    )
 
     def refuse(self, option: str, reason: str) -> None:
         """Raises ValueError if there may be other processes, beside which an option can't be."""

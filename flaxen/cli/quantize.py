@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from flaxen.cli.exporting import OnWritten, SourceOptions, find_named, note, open_subject, write
+from flaxen.cli.groups import option
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions
 from flaxen.cli.model_names import complete_model
 from flaxen.cli.progress import show_progress
@@ -23,43 +24,34 @@ class QuantizeOptions:
       ValueError: the method is not known, or its texts are missing.
     """
 
-    scheme: Annotated[
-        str,
-        typer.Option(
-            help="int8 and fp8: eight bits with a scale for each output; int4: four bits with a "
-            "scale for each group of inputs.",
-        ),
-    ] = "int8"
-    method: Annotated[
-        str,
-        typer.Option(
-            help="gptq rounds each weight so that its products with the calibration texts change "
-            "little; rtn rounds to nearest, without texts.",
-        ),
-    ] = "gptq"
-    calibration: Annotated[
-        list[Path],
-        typer.Option(
-            metavar="FILE",
-            help="File of texts like those that the model will see: .jsonl, .txt, .md or "
-            ".parquet; may be given several times.",
-        ),
-    ] = field(default_factory=list)
-    samples: Annotated[
-        int, typer.Option(min=1, help="Rows of calibration tokens; fewer if the files have less.")
-    ] = 128
-    sequence_length: Annotated[
-        int | None,
-        typer.Option(min=2, help="Tokens of a row.", show_default="512, or the model's own length"),
-    ] = None
-    group_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Inputs that share a scale, with int4: 128, 64 or 32.",
-            show_default="the largest that divides all weights",
-        ),
-    ] = None
+    scheme: str = option(
+        "int8",
+        help="int8 and fp8: eight bits with a scale for each output; int4: four bits with a "
+        "scale for each group of inputs.",
+    )
+    method: str = option(
+        "gptq",
+        help="gptq rounds each weight so that its products with the calibration texts change "
+        "little; rtn rounds to nearest, without texts.",
+    )
+    calibration: list[Path] = option(
+        [],
+        metavar="FILE",
+        help="File of texts like those that the model will see: .jsonl, .txt, .md or "
+        ".parquet; may be given several times.",
+    )
+    samples: int = option(
+        128, min=1, help="Rows of calibration tokens; fewer if the files have less."
+    )
+    sequence_length: int | None = option(
+        None, min=2, help="Tokens of a row.", show_default="512, or the model's own length"
+    )
+    group_size: int | None = option(
+        None,
+        min=1,
+        help="Inputs that share a scale, with int4: 128, 64 or 32.",
+        show_default="the largest that divides all weights",
+    )
 
     def __post_init__(self) -> None:
         if self.method == "awq":

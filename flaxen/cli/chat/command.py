@@ -24,6 +24,7 @@ from flaxen.chat.reading import Typed, read_message
 from flaxen.cli.adapters import AdapterOptions, limits_for
 from flaxen.cli.chat.terminal import default_history, line_reader, recall, say
 from flaxen.cli.cpu import announce
+from flaxen.cli.groups import option
 from flaxen.cli.interrupt import Interrupted, end_now
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.model_names import complete_model
@@ -52,41 +53,30 @@ _ADAPTER = "adapter"  # its name in the engine
 class TalkOptions:
     """The server to talk to, and how the conversation is held."""
 
-    url: Annotated[
-        str | None,
-        typer.Option(
-            help="A running OpenAI-compatible server to talk to, as http://127.0.0.1:8000; the "
-            "options of the model and the engine are then the server's own.",
-            show_default="in this process",
-        ),
-    ] = None
-    api_key: Annotated[
-        str | None, typer.Option(envvar="FLAXEN_API_KEY", help="Key to send to the server.")
-    ] = None
-    system: Annotated[
-        str | None, typer.Option(help="System message: how the model should behave.")
-    ] = None
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt",
-            "-p",
-            metavar="TEXT",
-            help="Print the answer to this message and end; - is the whole standard input.",
-        ),
-    ] = None
-    verbose: Annotated[
-        bool,
-        typer.Option("--verbose", "-v", help="After each answer, show its tokens and times."),
-    ] = False
-    history: Annotated[
-        bool,
-        typer.Option(
-            "--history/--no-history",
-            help="Keep what is typed for the arrow keys of later chats, in "
-            "~/.local/state/flaxen/chat_history.",
-        ),
-    ] = True
+    url: str | None = option(
+        None,
+        help="A running OpenAI-compatible server to talk to, as http://127.0.0.1:8000; the "
+        "options of the model and the engine are then the server's own.",
+        show_default="in this process",
+    )
+    api_key: str | None = option(None, envvar="FLAXEN_API_KEY", help="Key to send to the server.")
+    system: str | None = option(None, help="System message: how the model should behave.")
+    prompt: str | None = option(
+        None,
+        "--prompt",
+        "-p",
+        metavar="TEXT",
+        help="Print the answer to this message and end; - is the whole standard input.",
+    )
+    verbose: bool = option(
+        False, "--verbose", "-v", help="After each answer, show its tokens and times."
+    )
+    history: bool = option(
+        True,
+        "--history/--no-history",
+        help="Keep what is typed for the arrow keys of later chats, in "
+        "~/.local/state/flaxen/chat_history.",
+    )
 
 
 def chat(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import secrets
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 
 from flaxen.cli.adapters import AdapterOptions, limits_for
 from flaxen.cli.cpu import announce
 from flaxen.cli.generate.outputs import as_json, as_text, check_outputs, describe_cuts
+from flaxen.cli.groups import option
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
     BatchOptions,
@@ -45,34 +45,28 @@ _ADAPTER = "adapter"  # its name in the engine
 class PromptOptions:
     """The prompts, and how results are printed."""
 
-    prompt: Annotated[
-        list[str],
-        typer.Option(
-            "--prompt",
-            "-p",
-            help="A prompt to continue; may be given several times, and - is the standard input. "
-            "Without any prompt the standard input is one too.",
-        ),
-    ] = field(default_factory=list)
-    file: Annotated[
-        list[Path],
-        typer.Option(
-            "--file",
-            "-f",
-            metavar="FILE",
-            help="A file whose whole text is a prompt; may be given several times.",
-        ),
-    ] = field(default_factory=list)
-    prompts_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A file with one prompt a line; - reads them from the standard input.",
-        ),
-    ] = None
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a prompt, on a line of its own.")
-    ] = False
+    prompt: list[str] = option(
+        [],
+        "--prompt",
+        "-p",
+        help="A prompt to continue; may be given several times, and - is the standard input. "
+        "Without any prompt the standard input is one too.",
+    )
+    file: list[Path] = option(
+        [],
+        "--file",
+        "-f",
+        metavar="FILE",
+        help="A file whose whole text is a prompt; may be given several times.",
+    )
+    prompts_file: Path | None = option(
+        None,
+        metavar="FILE",
+        help="A file with one prompt a line; - reads them from the standard input.",
+    )
+    as_json: bool = option(
+        False, "--json", help="Print one JSON object a prompt, on a line of its own."
+    )
 
 
 def generate(

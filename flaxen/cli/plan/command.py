@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from flaxen.cli.groups import option
 from flaxen.cli.machine import ModelsDirOptions
 from flaxen.cli.options import (
     ContextOptions,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from flaxen.planning.plan import Plan
 
 
-_training_option = partial(typer.Option, rich_help_panel="Training")
+_training_option = partial(option, rich_help_panel="Training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,40 +42,34 @@ class PlanOptions:
             show_default=False,
         ),
     ]
-    compiles: Annotated[
-        bool,
-        typer.Option(
-            "--compile/--no-compile",
-            help="Compile the steps for a TPU, which takes a minute or more and needs no TPU; "
-            "without it, and for GPUs, everything is computed from shapes.",
-        ),
-    ] = True
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    compiles: bool = option(
+        True,
+        "--compile/--no-compile",
+        help="Compile the steps for a TPU, which takes a minute or more and needs no TPU; "
+        "without it, and for GPUs, everything is computed from shapes.",
+    )
+    as_json: bool = option(False, "--json", help="Print one JSON object.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTrainingOptions:
     """A training step to plan."""
 
-    train: Annotated[
-        str | None,
-        _training_option(
-            metavar="METHOD",
-            help="Plan a training step too: full trains all parameters, lora adapters. With a mesh "
-            "over fsdp or context nothing else is planned.",
-            show_default="no training",
-        ),
-    ] = None
-    batch_size: Annotated[
-        int, _training_option(min=1, help="Rows that are computed at once, on the whole mesh.")
-    ] = 8
-    sequence_length: Annotated[int, _training_option(min=1, help="Tokens of a row.")] = 2048
-    remat: Annotated[
-        str,
-        _training_option(
-            help="What the backward pass computes again: none, or layer, which takes less memory."
-        ),
-    ] = "none"
+    train: str | None = _training_option(
+        None,
+        metavar="METHOD",
+        help="Plan a training step too: full trains all parameters, lora adapters. With a mesh "
+        "over fsdp or context nothing else is planned.",
+        show_default="no training",
+    )
+    batch_size: int = _training_option(
+        8, min=1, help="Rows that are computed at once, on the whole mesh."
+    )
+    sequence_length: int = _training_option(2048, min=1, help="Tokens of a row.")
+    remat: str = _training_option(
+        "none",
+        help="What the backward pass computes again: none, or layer, which takes less memory.",
+    )
 
 
 def plan(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flaxen.cli.groups import option
+
 if TYPE_CHECKING:
     from flaxen.cli.route.learned import LearnedOptions
     from flaxen.cli.route.outcomes import Outcome
@@ -31,24 +33,19 @@ class RequestOptions:
         Path | None,
         typer.Argument(metavar="[REQUEST]", help="A file with the request's body, in JSON."),
     ] = None
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="A user's message instead.")
-    ] = None
-    api: Annotated[
-        str, typer.Option(help="chat, completions, responses, messages or embeddings.")
-    ] = "chat"
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The model that is asked for.",
-            show_default="that of the body, else the first entrypoint",
-        ),
-    ] = None
-    header: Annotated[
-        list[str] | None,
-        typer.Option("--header", "-H", metavar="NAME:VALUE", help="A header of the request."),
-    ] = None
+    prompt: str | None = option(
+        None, "--prompt", "-p", metavar="TEXT", help="A user's message instead."
+    )
+    api: str = option("chat", help="chat, completions, responses, messages or embeddings.")
+    model: str | None = option(
+        None,
+        metavar="NAME",
+        help="The model that is asked for.",
+        show_default="that of the body, else the first entrypoint",
+    )
+    header: list[str] | None = option(
+        None, "--header", "-H", metavar="NAME:VALUE", help="A header of the request."
+    )
 
     def body(self, config: RouterConfig) -> dict[str, Any]:
         """The request's body.

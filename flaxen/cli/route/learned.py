@@ -10,10 +10,9 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from flaxen.cli.groups import option
 from flaxen.cli.machine import MachineOptions
 
 if TYPE_CHECKING:
@@ -32,24 +31,20 @@ _LONGEST_S = 600.0  # for a signal where nobody waits for an answer: programs ma
 class LearnedOptions(MachineOptions):
     """What finds the signals that need a model, and the resources that it may use."""
 
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="The encoder that finds signals which need a model.",
-            show_default="minilm",
-        ),
-    ] = None
-    heads: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-            help="The directory of heads, files that flaxen route train wrote for this encoder.",
-            show_default="none",
-        ),
-    ] = None
+    encoder: str | None = option(
+        None,
+        metavar="MODEL",
+        help="The encoder that finds signals which need a model.",
+        show_default="minilm",
+    )
+    heads: Path | None = option(
+        None,
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="The directory of heads, files that flaxen route train wrote for this encoder.",
+        show_default="none",
+    )
 
     def signals(self, timeout_s: float = 5.0) -> SignalsOfFile:
         """What finds the learned signals of files; whoever has it closes it.

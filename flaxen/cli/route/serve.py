@@ -14,10 +14,11 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from flaxen.cli.groups import option
 from flaxen.cli.route.asked import FileArgument
 from flaxen.cli.route.learned import LearnedOptions
 from flaxen.serving.logs import LogFormat, LogLevel, logging_to
@@ -30,18 +31,14 @@ if TYPE_CHECKING:
 class ProxyOptions:
     """The proxy's address, limits and log."""
 
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on.", show_default="the file's")
-    ] = None
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port.", show_default="the file's, or 8888")
-    ] = None
-    max_open: Annotated[int, typer.Option(min=1, help="Most requests that models answer.")] = 1024
-    max_waiting: Annotated[
-        int, typer.Option(min=0, help="Most requests that wait; others get status 429.")
-    ] = 4096
-    log_level: Annotated[LogLevel, typer.Option(help="Least severity of the log.")] = LogLevel.INFO
-    log_format: Annotated[LogFormat, typer.Option(help="Format of the log.")] = LogFormat.TEXT
+    host: str | None = option(None, help="Address to listen on.", show_default="the file's")
+    port: int | None = option(
+        None, min=0, max=65535, help="Port.", show_default="the file's, or 8888"
+    )
+    max_open: int = option(1024, min=1, help="Most requests that models answer.")
+    max_waiting: int = option(4096, min=0, help="Most requests that wait; others get status 429.")
+    log_level: LogLevel = option(LogLevel.INFO, help="Least severity of the log.")
+    log_format: LogFormat = option(LogFormat.TEXT, help="Format of the log.")
 
 
 def serve(file: FileArgument, options: ProxyOptions, learned: LearnedOptions) -> None:

@@ -6,14 +6,13 @@ Imports the engine only when it is needed, so that --help is fast.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from flaxen.cli.adapters import adapter_as_model, base_of, check_directory
+from flaxen.cli.groups import option
 from flaxen.cli.serve.options import ServerOptions
 from flaxen.serving.adapters import ServedAdapters
 
@@ -21,63 +20,50 @@ if TYPE_CHECKING:
     from flaxen.hub.places import Places
     from flaxen.scheduling.config import LoraLimits
 
-_lora_option = partial(typer.Option, rich_help_panel="LoRA adapters")
+_lora_option = partial(option, rich_help_panel="LoRA adapters")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraOptions:
     """The adapters that are served with a model."""
 
-    enable_lora: Annotated[
-        bool,
-        _lora_option(
-            "--enable-lora", help="Serve LoRA adapters beside the model, mixed in one batch."
-        ),
-    ] = False
-    max_loras: Annotated[
-        int | None,
-        _lora_option(
-            min=1,
-            help="Most adapters that run at once. The others wait in the host's memory for one of "
-            "these slots, all of which have room for the largest rank and all targets.",
-            show_default="8, or --max-cpu-loras if that is less",
-        ),
-    ] = None
-    max_lora_rank: Annotated[int, _lora_option(min=1, help="Largest rank of an adapter.")] = 16
-    max_cpu_loras: Annotated[
-        int | None,
-        _lora_option(
-            min=1,
-            help="Most adapters in the host's memory; to load more is refused. Of fine-tuned "
-            "models the least recently used makes room, and is read again when it is needed.",
-            show_default="any number, and 16 fine-tuned models",
-        ),
-    ] = None
-    lora_modules: Annotated[
-        list[str],
-        _lora_option(
-            metavar="NAME=DIR",
-            help="Adapter in PEFT's format to load at the start; may be given several times.",
-        ),
-    ] = field(default_factory=list)
-    allow_runtime_lora_updating: Annotated[
-        bool,
-        _lora_option(
-            "--allow-runtime-lora-updating",
-            help="Let clients load adapters from below --lora-dir, and unload any: "
-            "/v1/load_lora_adapter, /v1/unload_lora_adapter.",
-        ),
-    ] = False
-    lora_dir: Annotated[
-        Path | None,
-        _lora_option(
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-            help="Directory below which clients may load adapters from.",
-            show_default="none",
-        ),
-    ] = None
+    enable_lora: bool = _lora_option(
+        False, "--enable-lora", help="Serve LoRA adapters beside the model, mixed in one batch."
+    )
+    max_loras: int | None = _lora_option(
+        None,
+        min=1,
+        help="Most adapters that run at once. The others wait in the host's memory for one of "
+        "these slots, all of which have room for the largest rank and all targets.",
+        show_default="8, or --max-cpu-loras if that is less",
+    )
+    max_lora_rank: int = _lora_option(16, min=1, help="Largest rank of an adapter.")
+    max_cpu_loras: int | None = _lora_option(
+        None,
+        min=1,
+        help="Most adapters in the host's memory; to load more is refused. Of fine-tuned "
+        "models the least recently used makes room, and is read again when it is needed.",
+        show_default="any number, and 16 fine-tuned models",
+    )
+    lora_modules: list[str] = _lora_option(
+        [],
+        metavar="NAME=DIR",
+        help="Adapter in PEFT's format to load at the start; may be given several times.",
+    )
+    allow_runtime_lora_updating: bool = _lora_option(
+        False,
+        "--allow-runtime-lora-updating",
+        help="Let clients load adapters from below --lora-dir, and unload any: "
+        "/v1/load_lora_adapter, /v1/unload_lora_adapter.",
+    )
+    lora_dir: Path | None = _lora_option(
+        None,
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="Directory below which clients may load adapters from.",
+        show_default="none",
+    )
 
     def check(self) -> None:
         """Checks the options before the weights are read.

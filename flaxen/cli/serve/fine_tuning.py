@@ -8,16 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from flaxen.cli.groups import option
 from flaxen.cli.sizes import parse_size, parse_size_option
 
 if TYPE_CHECKING:
     from flaxen.job_routes.stores import StoresConfig
 
-_option = partial(typer.Option, rich_help_panel="Fine-tuning")
+_option = partial(option, rich_help_panel="Fine-tuning")
 _DEFAULT_SHARE = 0.2
 _DEFAULT_FILE_BYTES = parse_size("512MiB")  # OpenAI's
 _DEFAULT_TOTAL_BYTES = parse_size("8GiB")
@@ -31,52 +30,42 @@ class FineTuningOptions:
       ValueError: an option has no effect without --data-dir, or is out of range.
     """
 
-    data_dir: Annotated[
-        Path | None,
-        _option(
-            metavar="DIR",
-            file_okay=False,
-            help="Serve /v1/files, /v1/fine_tuning/jobs and /v1/batches, and keep files, jobs, "
-            "batches, models and responses there.",
-            show_default="none is served, and responses are kept in memory",
-        ),
-    ] = None
-    database_url: Annotated[
-        str | None,
-        _option(
-            envvar="FLAXEN_DATABASE_URL",
-            help="Database of jobs, files and responses, as postgresql+psycopg://USER:PASSWORD@HOST/"
-            "NAME; each server needs one of its own.",
-            show_default="SQLite in --data-dir",
-        ),
-    ] = None
-    fine_tuning_share: Annotated[
-        float,
-        _option(
-            help="Share of the time that a job trains while requests run, above 0 to 1; while none "
-            "runs, a job has all of the time.",
-        ),
-    ] = _DEFAULT_SHARE
-    max_file_bytes: Annotated[
-        int,
-        _option(
-            "--max-file-size",
-            parser=parse_size_option,
-            metavar="SIZE",
-            help="Largest file of an upload.",
-            show_default="512MiB",
-        ),
-    ] = _DEFAULT_FILE_BYTES
-    max_total_bytes: Annotated[
-        int,
-        _option(
-            "--max-files-size",
-            parser=parse_size_option,
-            metavar="SIZE",
-            help="Largest size of all files together.",
-            show_default="8GiB",
-        ),
-    ] = _DEFAULT_TOTAL_BYTES
+    data_dir: Path | None = _option(
+        None,
+        metavar="DIR",
+        file_okay=False,
+        help="Serve /v1/files, /v1/fine_tuning/jobs and /v1/batches, and keep files, jobs, "
+        "batches, models and responses there.",
+        show_default="none is served, and responses are kept in memory",
+    )
+    database_url: str | None = _option(
+        None,
+        envvar="FLAXEN_DATABASE_URL",
+        help="Database of jobs, files and responses, as postgresql+psycopg://USER:PASSWORD@HOST/"
+        "NAME; each server needs one of its own.",
+        show_default="SQLite in --data-dir",
+    )
+    fine_tuning_share: float = _option(
+        _DEFAULT_SHARE,
+        help="Share of the time that a job trains while requests run, above 0 to 1; while none "
+        "runs, a job has all of the time.",
+    )
+    max_file_bytes: int = _option(
+        _DEFAULT_FILE_BYTES,
+        "--max-file-size",
+        parser=parse_size_option,
+        metavar="SIZE",
+        help="Largest file of an upload.",
+        show_default="512MiB",
+    )
+    max_total_bytes: int = _option(
+        _DEFAULT_TOTAL_BYTES,
+        "--max-files-size",
+        parser=parse_size_option,
+        metavar="SIZE",
+        help="Largest size of all files together.",
+        show_default="8GiB",
+    )
 
     def __post_init__(self) -> None:
         share = self.fine_tuning_share

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-_option = partial(typer.Option, rich_help_panel="Tools and reasoning")
+from flaxen.cli.groups import option
+
+_option = partial(option, rich_help_panel="Tools and reasoning")
 
 
 def parse_object(text: str, example: str = '{"enable_thinking": false}') -> dict[str, Any]:
@@ -31,41 +33,33 @@ def parse_object(text: str, example: str = '{"enable_thinking": false}') -> dict
 class ParserOptions:
     """The parsers of answers, by vLLM's names."""
 
-    tool_call_parser: Annotated[
-        str | None,
-        _option(
-            metavar="NAME",
-            help="How the model writes tool calls, such as hermes, llama3_json or mistral; a wrong "
-            "name lists all.",
-            show_default="as its chat template says",
-        ),
-    ] = None
-    reasoning_parser: Annotated[
-        str | None,
-        _option(
-            metavar="NAME",
-            help="How the model writes its reasoning, such as qwen3 or deepseek_r1.",
-            show_default="as its chat template says",
-        ),
-    ] = None
-    template_kwargs: Annotated[
-        dict[str, Any] | None,
-        _option(
-            "--default-chat-template-kwargs",
-            parser=parse_object,
-            metavar="JSON",
-            help="Variables of the chat template for requests that do not set them, such as "
-            '{"enable_thinking": false}.',
-            show_default="none",
-        ),
-    ] = None
-    enable_auto_tool_choice: Annotated[
-        bool,
-        _option(
-            "--enable-auto-tool-choice",
-            help="Accepted because vLLM needs it; here a model may call tools always.",
-        ),
-    ] = False
+    tool_call_parser: str | None = _option(
+        None,
+        metavar="NAME",
+        help="How the model writes tool calls, such as hermes, llama3_json or mistral; a wrong "
+        "name lists all.",
+        show_default="as its chat template says",
+    )
+    reasoning_parser: str | None = _option(
+        None,
+        metavar="NAME",
+        help="How the model writes its reasoning, such as qwen3 or deepseek_r1.",
+        show_default="as its chat template says",
+    )
+    template_kwargs: dict[str, Any] | None = _option(
+        None,
+        "--default-chat-template-kwargs",
+        parser=parse_object,
+        metavar="JSON",
+        help="Variables of the chat template for requests that do not set them, such as "
+        '{"enable_thinking": false}.',
+        show_default="none",
+    )
+    enable_auto_tool_choice: bool = _option(
+        False,
+        "--enable-auto-tool-choice",
+        help="Accepted because vLLM needs it; here a model may call tools always.",
+    )
 
     def check(self, num_models: int) -> None:
         """Checks what only a server with one model takes.

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from flaxen.cli.groups import option
 from flaxen.cli.options import ChatTemplateOptions, MeshOptions, ModelOptions
 from flaxen.cli.processes import ProcessOptions
 from flaxen.cli.serve.adapters import LoraOptions, serve_adapter
@@ -25,32 +24,28 @@ from flaxen.serving.load_at_start import LoadAtStart
 if TYPE_CHECKING:
     from flaxen.serving.planned_models import Wanted
 
-_option = partial(typer.Option, rich_help_panel="Several models")
+_option = partial(option, rich_help_panel="Several models")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolOptions:
     """The memory of several models, and when they are loaded."""
 
-    models_memory: Annotated[
-        int | None,
-        _option(
-            parser=parse_size_option,
-            metavar="SIZE",
-            help="Memory for weights and KV caches of the models that are loaded at the same time, "
-            "as 24GiB. The least recently used one is unloaded for another.",
-            show_default="four fifths of the free memory; on a GPU or TPU what "
-            "--gpu-memory-utilization leaves beside steps",
-        ),
-    ] = None
-    load_at_start: Annotated[
-        LoadAtStart | None,
-        _option(
-            help="Which of several models to load before the server answers; the others are loaded "
-            "when a request first names them.",
-            show_default="first",
-        ),
-    ] = None
+    models_memory: int | None = _option(
+        None,
+        parser=parse_size_option,
+        metavar="SIZE",
+        help="Memory for weights and KV caches of the models that are loaded at the same time, "
+        "as 24GiB. The least recently used one is unloaded for another.",
+        show_default="four fifths of the free memory; on a GPU or TPU what "
+        "--gpu-memory-utilization leaves beside steps",
+    )
+    load_at_start: LoadAtStart | None = _option(
+        None,
+        help="Which of several models to load before the server answers; the others are loaded "
+        "when a request first names them.",
+        show_default="first",
+    )
 
     @property
     def at_start(self) -> LoadAtStart:

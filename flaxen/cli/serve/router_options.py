@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from flaxen.cli.groups import option
 
 if TYPE_CHECKING:
     from flaxen.learned_signals.encoder import OpenEncoder
@@ -21,38 +21,32 @@ _ENCODER = "minilm"
 class RouterOptions:
     """The router."""
 
-    router: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            dir_okay=False,
-            help="Decide which model answers requests for the model auto, or for an entrypoint of "
-            "this file, by what they ask. Models of the file are those that are served here, or "
-            "have backend_refs.",
-            show_default="none",
-            rich_help_panel="Router",
-        ),
-    ] = None
-    router_encoder: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL",
-            help="The encoder that finds the router's signals which need a model; it is read for "
-            "them alone, beside the models that are served.",
-            rich_help_panel="Router",
-        ),
-    ] = _ENCODER
-    router_heads: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-            help="The directory of heads, files that flaxen route train wrote for this encoder.",
-            show_default="none",
-            rich_help_panel="Router",
-        ),
-    ] = None
+    router: Path | None = option(
+        None,
+        metavar="FILE",
+        dir_okay=False,
+        help="Decide which model answers requests for the model auto, or for an entrypoint of "
+        "this file, by what they ask. Models of the file are those that are served here, or "
+        "have backend_refs.",
+        show_default="none",
+        rich_help_panel="Router",
+    )
+    router_encoder: str = option(
+        _ENCODER,
+        metavar="MODEL",
+        help="The encoder that finds the router's signals which need a model; it is read for "
+        "them alone, beside the models that are served.",
+        rich_help_panel="Router",
+    )
+    router_heads: Path | None = option(
+        None,
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="The directory of heads, files that flaxen route train wrote for this encoder.",
+        show_default="none",
+        rich_help_panel="Router",
+    )
 
     def file(self, *, is_offline: bool = False) -> RouterFile | None:
         """The file, once read, so that what is wrong with it does not wait for weights.

@@ -4,49 +4,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from flaxen.cli import panels
+from flaxen.cli.groups import option
 from flaxen.cli.serve.parser_options import parse_object
 
-_option = partial(typer.Option, rich_help_panel=panels.ENGINE)
+_option = partial(option, rich_help_panel=panels.ENGINE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeculationOptions:
     """What proposes draft tokens, and how many."""
 
-    speculative_config: Annotated[
-        dict[str, Any] | None,
-        _option(
-            "--speculative-config",
-            "-sc",
-            parser=partial(parse_object, example='{"method": "ngram"}'),
-            metavar="JSON",
-            help="Speculative decoding: the method ngram or suffix drafts what followed the same "
-            'tokens before, draft_model what a second model says, as {"method": "draft_model", '
-            '"model": "ORG/NAME"}. Answers are the same with it, to the bit.',
-            show_default="none",
-        ),
-    ] = None
-    spec_method: Annotated[
-        str | None,
-        _option(metavar="METHOD", help="The method of --speculative-config.", show_default="none"),
-    ] = None
-    spec_model: Annotated[
-        str | None,
-        _option(metavar="MODEL", help="The model of --speculative-config.", show_default="none"),
-    ] = None
-    spec_tokens: Annotated[
-        int | None,
-        _option(
-            min=1,
-            help="The num_speculative_tokens of --speculative-config: most tokens of a draft.",
-            show_default="15; 8 with a draft model",
-        ),
-    ] = None
+    speculative_config: dict[str, Any] | None = _option(
+        None,
+        "--speculative-config",
+        "-sc",
+        parser=partial(parse_object, example='{"method": "ngram"}'),
+        metavar="JSON",
+        help="Speculative decoding: the method ngram or suffix drafts what followed the same "
+        'tokens before, draft_model what a second model says, as {"method": "draft_model", '
+        '"model": "ORG/NAME"}. Answers are the same with it, to the bit.',
+        show_default="none",
+    )
+    spec_method: str | None = _option(
+        None, metavar="METHOD", help="The method of --speculative-config.", show_default="none"
+    )
+    spec_model: str | None = _option(
+        None, metavar="MODEL", help="The model of --speculative-config.", show_default="none"
+    )
+    spec_tokens: int | None = _option(
+        None,
+        min=1,
+        help="The num_speculative_tokens of --speculative-config: most tokens of a draft.",
+        show_default="15; 8 with a draft model",
+    )
 
     def joined(self) -> SpeculationOptions:
         """The same with all in `speculative_config`.
@@ -56,7 +49,7 @@ class SpeculationOptions:
         """
         given = self.speculative_config or {}
         config = {key.replace("-", "_"): value for key, value in given.items()}
-        for option, key, value in (
+        for name, key, value in (
             ("--spec-method", "method", self.spec_method),
             ("--spec-model", "model", self.spec_model),
             ("--spec-tokens", "num_speculative_tokens", self.spec_tokens),
@@ -65,7 +58,7 @@ class SpeculationOptions:
                 continue
             if key in config:
                 raise ValueError(
-                    f"{option} says what --speculative-config says with {key!r}: leave one out"
+                    f"{name} says what --speculative-config says with {key!r}: leave one out"
                 )
             config[key] = value
         return replace(self, speculative_config=config or self.speculative_config)
