@@ -21,7 +21,7 @@ def json_of(plan: Plan) -> dict[str, Any]:
         "quantization": plan.quantization,
         "target": plan.hardware.name,
         "num_devices": plan.hardware.num_devices,
-        "device": asdict(plan.hardware.chip),
+        "device": plan.hardware.chip._asdict(),
         "mesh": plan.mesh.sizes(),
         "fits": plan.fits,
         "why_not_compiled": plan.why_not_compiled,

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flaxen.kernels.backend import Backend
-from flaxen.sharding.chips import CHIPS, Chip
-from flaxen.sharding.gpus import GPUS
+from flaxen.sharding.chips import CHIPS, GPUS, Chip
 from flaxen.sharding.shape import MeshShape
 from flaxen.sharding.topologies import Target, find_target
 
