@@ -15,7 +15,7 @@ from flaxen.models import attention_impls
 from flaxen.models.cache import Latent
 from flaxen.models.layers.latent_attention import LatentAttention
 from flaxen.models.layers.norm import Norm
-from flaxen.models.layers.part import Step
+from flaxen.models.layers.part import Fused, Step
 from flaxen.models.rope import rope_tables
 from flaxen.models.rope_config import RopeConfig
 
@@ -46,7 +46,7 @@ def run(mixer: LatentAttention, p: Any, x: jax.Array, residual: jax.Array | None
     assert mixer.rotation is not None
     tables = rope_tables(*mixer.rotation, positions)
     step = Step(positions, tables, attention_impls.causal(None, Backend.REFERENCE))
-    out, _ = mixer(p, x, step, None, norm=None, residual=residual, backend=Backend.REFERENCE)
+    out, _ = mixer(p, x, step, None, Fused(None, residual), Backend.REFERENCE)
     return out
 
 

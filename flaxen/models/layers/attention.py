@@ -19,7 +19,7 @@ from flaxen.kernels.linear import linear, linears
 from flaxen.kernels.rope import apply_rope
 from flaxen.models.cache import CacheSpec, attention_cache
 from flaxen.models.layers.norm import Norm
-from flaxen.models.layers.part import FusedNorm, LayerSpecs, Step, bias, vector, weight
+from flaxen.models.layers.part import Fused, LayerSpecs, Step, bias, split_heads, vector, weight
 from flaxen.models.model import AttentionSpec, Params
 from flaxen.models.rope_config import RopeConfig
 
@@ -127,15 +127,7 @@ class Attention:
         return specs
 
     def __call__(
-        self,
-        p: Params,
-        x: jax.Array,
-        step: Step,
-        entry: Any,
-        *,
-        norm: FusedNorm | None,
-        residual: jax.Array | None,
-        backend: Backend,
+        self, p: Params, x: jax.Array, step: Step, entry: Any, fused: Fused, backend: Backend
     ) -> tuple[jax.Array, Any]:
         """See Mixer."""
         names = ("wq", "wk", "wv", "w_attn_gate") if self.is_gated else ("wq", "wk", "wv")
@@ -143,18 +135,18 @@ class Attention:
             tuple(p[name] for name in names),
             tuple(p.get("b" + name[1:]) for name in names),
         )
-        q, k, v, *gate = linears(x, weights, biases, norm=norm, backend=backend)
+        q, k, v, *gate = linears(x, weights, biases, norm=fused.norm, backend=backend)
         spec = AttentionSpec(
             window=self.window, scale=self.scale, softcap=self.softcap, chunk=self.chunk
         )
         sinks = p["sinks"].astype(jnp.float32) if self.has_sinks else None
         q, k = self._placed(p, q, k, step, backend)
-        out, entry = step.attend(spec, q, k, _heads(v, self.num_kv_heads), entry, sinks)
+        out, entry = step.attend(spec, q, k, split_heads(v, self.num_kv_heads), entry, sinks)
         out = out.reshape(*x.shape[:-1], -1)
         if gate:
             opened = activation(gate[0].astype(jnp.float32), "sigmoid", backend=backend)
             out = out * opened.astype(out.dtype)
-        return linear(out, p["wo"], p.get("bo"), residual=residual, backend=backend), entry
+        return linear(out, p["wo"], p.get("bo"), residual=fused.residual, backend=backend), entry
 
     def _placed(
         self, p: Params, q: jax.Array, k: jax.Array, step: Step, backend: Backend
@@ -164,7 +156,7 @@ class Attention:
         if normed is not None and normed.over == "whole":
             q = normed.norm(p, "q_norm", q, backend=backend)
             k = normed.norm(p, "k_norm", k, backend=backend)
-        q, k = _heads(q, self.num_heads), _heads(k, self.num_kv_heads)
+        q, k = split_heads(q, self.num_heads), split_heads(k, self.num_kv_heads)
         by_head = normed if normed is not None and normed.over == "head" else None
         if by_head is not None and not by_head.after_rope:
             q, k = _normed(by_head.norm, p, q, k, backend)
@@ -187,7 +179,3 @@ def _normed(
     norm: Norm, p: Params, q: jax.Array, k: jax.Array, backend: Backend
 ) -> tuple[jax.Array, jax.Array]:
     return norm(p, "q_norm", q, backend=backend), norm(p, "k_norm", k, backend=backend)
-
-
-def _heads(x: jax.Array, num_heads: int) -> jax.Array:
-    return x.reshape(*x.shape[:-1], num_heads, -1)

@@ -12,7 +12,7 @@ import jax
 
 from flaxen.kernels.backend import Backend
 from flaxen.models.layers.norm import Norm
-from flaxen.models.layers.part import LayerSpecs, Mixer, Mlp, Routing, Step
+from flaxen.models.layers.part import Fused, LayerSpecs, Mixer, Mlp, Routing, Step
 from flaxen.models.model import Params
 
 # Where a layer has its norms, and what its MLP sees:
@@ -78,14 +78,13 @@ class LayerConfig:
         h, norm = self._before(p, "attn_norm", x, backend)
         # Linear layers add the residual on the way, unless something is done to their output first.
         is_plain = self.residual_scale == 1 and self.order == "pre"
-        residual = x if is_plain else None
-        out, entry = self.mixer(p, h, step, entry, norm=norm, residual=residual, backend=backend)
+        fused = Fused(norm, x if is_plain else None)
+        out, entry = self.mixer(p, h, step, entry, fused, backend)
         x = out if is_plain else self._added(p, "attn_post_norm", x, out, backend)
         if self.mlp is None:
             return x, entry, None
         h, norm = self._before(p, "mlp_norm", x, backend)
-        residual = x if is_plain else None
-        out, routing = self.mlp(p, h, norm=norm, residual=residual, backend=backend)
+        out, routing = self.mlp(p, h, Fused(norm, x if is_plain else None), backend)
         x = out if is_plain else self._added(p, "mlp_post_norm", x, out, backend)
         return x, entry, routing
 
@@ -95,11 +94,11 @@ class LayerConfig:
         assert self.mlp is not None
         is_plain = self.residual_scale == 1
         h, norm = self._before(p, "attn_norm", x, backend)
-        residual = x if is_plain else None
-        out, entry = self.mixer(p, h, step, entry, norm=norm, residual=residual, backend=backend)
+        fused = Fused(norm, x if is_plain else None)
+        out, entry = self.mixer(p, h, step, entry, fused, backend)
         if self.order == "parallel_two_norms":
             h, norm = self._before(p, "mlp_norm", x, backend)
-        out, routing = self.mlp(p, h, norm=norm, residual=out, backend=backend)
+        out, routing = self.mlp(p, h, Fused(norm, out), backend)
         return (out if is_plain else x + out * self.residual_scale), entry, routing
 
     def _before(

@@ -18,7 +18,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import linear
 from flaxen.kernels.rms_norm import rms_norm
 from flaxen.models.layers.mlp import DenseMlp
-from flaxen.models.layers.part import FusedNorm, LayerSpecs, Routing, vector, weight
+from flaxen.models.layers.part import Fused, LayerSpecs, Routing, vector, weight
 from flaxen.models.model import Params
 from flaxen.models.param_spec import Init, ParamSpec
 
@@ -94,16 +94,10 @@ class Experts:
         )
 
     def __call__(
-        self,
-        p: Params,
-        x: jax.Array,
-        *,
-        norm: FusedNorm | None,
-        residual: jax.Array | None,
-        backend: Backend,
+        self, p: Params, x: jax.Array, fused: Fused, backend: Backend
     ) -> tuple[jax.Array, Routing | None]:
         """See Mlp."""
-        h = x if norm is None else rms_norm(x, *norm, backend=backend)
+        h = x if fused.norm is None else rms_norm(x, *fused.norm, backend=backend)
         logits = linear(h, p["w_router"], out_dtype=jnp.float32, backend=backend)
         if self.router_bias:
             logits = logits + jnp.broadcast_to(p["b_router"], logits.shape)
@@ -116,7 +110,7 @@ class Experts:
             (p["w_experts_gate"], p["w_experts_up"], p["w_experts_down"]),
             (p.get("b_experts_gate"), p.get("b_experts_up"), p.get("b_experts_down")),
             spec=self.spec,
-            residual=self._with_shared(p, h, residual, backend),
+            residual=self._with_shared(p, h, fused.residual, backend),
             out_dtype=x.dtype,
             backend=backend,
         )
@@ -130,7 +124,7 @@ class Experts:
             return residual
         own = {name: p[_shared(name)] for name in self.shared.param_specs(h.shape[-1])}
         inside = None if self.shared_gate else residual
-        out, _ = self.shared(own, h, norm=None, residual=inside, backend=backend)
+        out, _ = self.shared(own, h, Fused(None, inside), backend)
         if not self.shared_gate:
             return out
         gate = linear(h, p["w_shared_router"], out_dtype=jnp.float32, backend=backend)

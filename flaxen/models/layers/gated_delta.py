@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import linear, linears
 from flaxen.models.cache import CacheSpec, State
-from flaxen.models.layers.part import FusedNorm, LayerSpecs, Step, vector, weight
+from flaxen.models.layers.part import Fused, LayerSpecs, Step, split_heads, vector, weight
 from flaxen.models.model import Params
 from flaxen.models.rope_config import RopeConfig
 from flaxen.recurrences import gated_delta, short_convolution
@@ -83,37 +83,29 @@ class GatedDelta:
         }
 
     def __call__(
-        self,
-        p: Params,
-        x: jax.Array,
-        step: Step,
-        entry: Any,
-        *,
-        norm: FusedNorm | None,
-        residual: jax.Array | None,
-        backend: Backend,
+        self, p: Params, x: jax.Array, step: Step, entry: Any, fused: Fused, backend: Backend
     ) -> tuple[jax.Array, Any]:
         """See Mixer."""
-        h, ba = linears(x, (p["w_in"], p["w_ba"]), (None, None), norm=norm, backend=backend)
+        h, ba = linears(x, (p["w_in"], p["w_ba"]), (None, None), norm=fused.norm, backend=backend)
         qkv, gate = self._by_kind(h)
         op = functools.partial(short_convolution.short_convolution, has_silu=True)
         qkv, entry = step.attend.recur(op, (qkv, p["conv_weight"], None), 0, entry)
         q_width, k_width, _ = self._widths
         q, k, v = jnp.split(qkv, (q_width, q_width + k_width), axis=-1)
-        q, k = (_heads(each, self.num_key_heads) for each in (q, k))
+        q, k = (split_heads(each, self.num_key_heads) for each in (q, k))
         b, a = (
             each.reshape(*x.shape[:-1], -1)
-            for each in jnp.split(_heads(ba, self.num_key_heads), 2, axis=-1)
+            for each in jnp.split(split_heads(ba, self.num_key_heads), 2, axis=-1)
         )
         gates = gated_delta.Gates(a, b, p["a_log"], p["dt_bias"])
-        inputs = (q, k, _heads(v, self.num_value_heads), gates)
+        inputs = (q, k, split_heads(v, self.num_value_heads), gates)
         out, entry = step.attend.recur(gated_delta.gated_delta, inputs, 1, entry)
-        gate = _heads(gate, self.num_value_heads)
+        gate = split_heads(gate, self.num_value_heads)
         out = gated_norm(
             out, gate, p["gate_norm"], self.norm_eps, is_gate_first=False, backend=backend
         )
         out = out.reshape(*x.shape[:-1], -1)
-        return linear(out, p["w_out"], residual=residual, backend=backend), entry
+        return linear(out, p["w_out"], residual=fused.residual, backend=backend), entry
 
     def _by_kind(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The queries, keys and values of all heads, one kind after the other; and the gates."""
@@ -121,10 +113,6 @@ class GatedDelta:
         ends = (self.key_dim, 2 * self.key_dim, 2 * self.key_dim + values)
         q, k, v, gate = (
             each.reshape(*h.shape[:-1], -1)
-            for each in jnp.split(_heads(h, self.num_key_heads), ends, axis=-1)
+            for each in jnp.split(split_heads(h, self.num_key_heads), ends, axis=-1)
         )
         return jnp.concatenate([q, k, v], axis=-1), gate
-
-
-def _heads(x: jax.Array, num_heads: int) -> jax.Array:
-    return x.reshape(*x.shape[:-1], num_heads, -1)

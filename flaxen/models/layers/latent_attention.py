@@ -22,7 +22,7 @@ from flaxen.kernels.linear import linear, linears
 from flaxen.kernels.rope import apply_rope
 from flaxen.models.cache import CacheSpec, Latent
 from flaxen.models.layers.norm import Norm
-from flaxen.models.layers.part import FusedNorm, LayerSpecs, Step, bias, weight
+from flaxen.models.layers.part import Fused, LayerSpecs, Step, bias, weight
 from flaxen.models.model import AttentionSpec, Params
 from flaxen.models.param_spec import ParamSpec
 from flaxen.models.rope_config import RopeConfig
@@ -98,20 +98,12 @@ class LatentAttention:
         return specs
 
     def __call__(
-        self,
-        p: Params,
-        x: jax.Array,
-        step: Step,
-        entry: Any,
-        *,
-        norm: FusedNorm | None,
-        residual: jax.Array | None,
-        backend: Backend,
+        self, p: Params, x: jax.Array, step: Step, entry: Any, fused: Fused, backend: Backend
     ) -> tuple[jax.Array, Any]:
         """See Mixer."""
         first = "wq" if self.q_rank is None else "wq_a"
         biases = p.get("b" + first[1:]), p.get("bkv_a")
-        q, kv = linears(x, (p[first], p["wkv_a"]), biases, norm=norm, backend=backend)
+        q, kv = linears(x, (p[first], p["wkv_a"]), biases, norm=fused.norm, backend=backend)
         if self.q_rank is not None:
             q = self._normed(p, "q_a_norm", q, backend)
             q = linear(q, p["wq_b"], backend=backend)
@@ -131,7 +123,7 @@ class LatentAttention:
             entry,
         )
         out = head_linear(out, p["w_uv"], backend=backend).reshape(*x.shape[:-1], -1)
-        return linear(out, p["wo"], p.get("bo"), residual=residual, backend=backend), entry
+        return linear(out, p["wo"], p.get("bo"), residual=fused.residual, backend=backend), entry
 
     @property
     def _scale(self) -> float:

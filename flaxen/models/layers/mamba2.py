@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import linear
 from flaxen.models.cache import CacheSpec, State
-from flaxen.models.layers.part import FusedNorm, LayerSpecs, Step, bias, vector, weight
+from flaxen.models.layers.part import Fused, LayerSpecs, Step, bias, split_heads, vector, weight
 from flaxen.models.model import Params
 from flaxen.models.rope_config import RopeConfig
 from flaxen.recurrences import short_convolution, state_space
@@ -97,18 +97,10 @@ class Mamba2:
         return specs
 
     def __call__(
-        self,
-        p: Params,
-        x: jax.Array,
-        step: Step,
-        entry: Any,
-        *,
-        norm: FusedNorm | None,
-        residual: jax.Array | None,
-        backend: Backend,
+        self, p: Params, x: jax.Array, step: Step, entry: Any, fused: Fused, backend: Backend
     ) -> tuple[jax.Array, Any]:
         """See Mixer."""
-        h = linear(x, p["w_in"], p.get("b_in"), norm=norm, backend=backend)
+        h = linear(x, p["w_in"], p.get("b_in"), norm=fused.norm, backend=backend)
         width, groups = self._width, self._group_width
         gate, xbc, dt = jnp.split(h, (width, 2 * width + 2 * groups), axis=-1)
         op = functools.partial(short_convolution.short_convolution, has_silu=True)
@@ -117,9 +109,9 @@ class Mamba2:
         u, b, c = jnp.split(xbc, (width, width + groups), axis=-1)
         dynamics = state_space.Dynamics(dt, p["a_log"], p["dt_bias"], p["skip"])
         space = functools.partial(state_space.state_space, dt_limit=self.dt_limit)
-        by_group = (_heads(each, self.num_groups) for each in (b, c))
+        by_group = (split_heads(each, self.num_groups) for each in (b, c))
         out, entry = step.attend.recur(
-            space, (_heads(u, self.num_heads), *by_group, dynamics), 1, entry
+            space, (split_heads(u, self.num_heads), *by_group, dynamics), 1, entry
         )
         out = gated_norm(
             out.reshape(gate.shape),
@@ -130,8 +122,6 @@ class Mamba2:
             is_gate_first=True,
             backend=backend,
         )
-        return linear(out, p["w_out"], p.get("b_out"), residual=residual, backend=backend), entry
-
-
-def _heads(x: jax.Array, num_heads: int) -> jax.Array:
-    return x.reshape(*x.shape[:-1], num_heads, -1)
+        return linear(
+            out, p["w_out"], p.get("b_out"), residual=fused.residual, backend=backend
+        ), entry

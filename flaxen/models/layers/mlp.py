@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flaxen.kernels.activation import activation
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import gated_linear, linear, linears
-from flaxen.models.layers.part import FusedNorm, LayerSpecs, Routing, bias, weight
+from flaxen.models.layers.part import Fused, LayerSpecs, Routing, bias, weight
 from flaxen.models.model import Params
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
@@ -64,26 +64,20 @@ class DenseMlp:
         return specs | {"b" + name[1:]: bias(specs[name]) for name in self.biases}
 
     def __call__(
-        self,
-        p: Params,
-        x: jax.Array,
-        *,
-        norm: FusedNorm | None,
-        residual: jax.Array | None,
-        backend: Backend,
+        self, p: Params, x: jax.Array, fused: Fused, backend: Backend
     ) -> tuple[jax.Array, Routing | None]:
         """See Mlp."""
         if self.is_gated and self.activation == "silu":
             biases = p.get("b_gate"), p.get("b_up")
-            h = gated_linear(x, p["w_gate"], p["w_up"], biases, norm=norm, backend=backend)
+            h = gated_linear(x, p["w_gate"], p["w_up"], biases, norm=fused.norm, backend=backend)
         else:
             names = ("gate", "up") if self.is_gated else ("up",)
             weights = tuple(p["w_" + name] for name in names)
             biases = tuple(p.get("b_" + name) for name in names)
-            first, *rest = linears(x, weights, biases, norm=norm, backend=backend)
+            first, *rest = linears(x, weights, biases, norm=fused.norm, backend=backend)
             wide = ACTIVATIONS[self.activation](first.astype(jnp.float32), backend)
             for up in rest:
                 wide = wide * up.astype(jnp.float32)
             h = wide.astype(x.dtype)
-        out = linear(h, p["w_down"], p.get("b_down"), residual=residual, backend=backend)
+        out = linear(h, p["w_down"], p.get("b_down"), residual=fused.residual, backend=backend)
         return out, None

@@ -30,6 +30,13 @@ class Step(NamedTuple):
     attend: Attend
 
 
+class Fused(NamedTuple):
+    """What a part computes along with its own products."""
+
+    norm: FusedNorm | None  # an RMS norm that its input still needs
+    residual: jax.Array | None  # [..., D], added to its output
+
+
 class Routing(NamedTuple):
     """What the router of a layer with experts decided."""
 
@@ -51,15 +58,7 @@ class Mixer(Protocol):
         """What it keeps of past tokens."""
 
     def __call__(
-        self,
-        p: Params,
-        x: jax.Array,
-        step: Step,
-        entry: Any,
-        *,
-        norm: FusedNorm | None,
-        residual: jax.Array | None,
-        backend: Backend,
+        self, p: Params, x: jax.Array, step: Step, entry: Any, fused: Fused, backend: Backend
     ) -> tuple[jax.Array, Any]:
         """Mixes hidden states [..., D] of different tokens.
 
@@ -68,8 +67,7 @@ class Mixer(Protocol):
           x: [..., D].
           step: the tokens' positions, and attention.
           entry: the layer's entry of the cache.
-          norm: an RMS norm that x still needs; None if x needs none.
-          residual: [..., D], added to the output; None for none.
+          fused: a norm of x and a residual; None for none.
           backend: what computes.
 
         Returns:
@@ -84,13 +82,7 @@ class Mlp(Protocol):
         """The part's parameters, given D."""
 
     def __call__(
-        self,
-        p: Params,
-        x: jax.Array,
-        *,
-        norm: FusedNorm | None,
-        residual: jax.Array | None,
-        backend: Backend,
+        self, p: Params, x: jax.Array, fused: Fused, backend: Backend
     ) -> tuple[jax.Array, Routing | None]:
         """Transforms hidden states [..., D]; the arguments are those of a Mixer. Also returns the
         routing, if it has experts.
@@ -120,3 +112,8 @@ def vector(
 def bias(of: ParamSpec) -> ParamSpec:
     """The spec of the bias [O] of a weight [I, O]."""
     return vector(of.shape[1:], of.axes[1:], "zeros", head_dim=of.head_dim)
+
+
+def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
+    """Numbers [..., N * H] of all heads as those of each, [..., N, H]."""
+    return x.reshape(*x.shape[:-1], num_heads, -1)

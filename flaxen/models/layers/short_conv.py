@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import linear
 from flaxen.models.cache import CacheSpec, State
-from flaxen.models.layers.part import FusedNorm, LayerSpecs, Step, bias, vector, weight
+from flaxen.models.layers.part import Fused, LayerSpecs, Step, bias, vector, weight
 from flaxen.models.model import Params
 from flaxen.models.rope_config import RopeConfig
 from flaxen.recurrences.short_convolution import short_convolution, state_shape
@@ -62,21 +62,13 @@ class ShortConv:
         return specs
 
     def __call__(
-        self,
-        p: Params,
-        x: jax.Array,
-        step: Step,
-        entry: Any,
-        *,
-        norm: FusedNorm | None,
-        residual: jax.Array | None,
-        backend: Backend,
+        self, p: Params, x: jax.Array, step: Step, entry: Any, fused: Fused, backend: Backend
     ) -> tuple[jax.Array, Any]:
         """See Mixer."""
-        h = linear(x, p["w_in"], p.get("b_in"), norm=norm, backend=backend)
+        h = linear(x, p["w_in"], p.get("b_in"), norm=fused.norm, backend=backend)
         b, c, u = jnp.split(h, 3, axis=-1)
         inputs = (b * u, p["conv_weight"], p.get("conv_bias"))
         out, entry = step.attend.recur(short_convolution, inputs, 0, entry)
         return linear(
-            c * out, p["w_out"], p.get("b_out"), residual=residual, backend=backend
+            c * out, p["w_out"], p.get("b_out"), residual=fused.residual, backend=backend
         ), entry
