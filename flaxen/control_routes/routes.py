@@ -20,7 +20,7 @@ from flaxen.server.app import Routes
 from flaxen.server.body import read_json
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
-from flaxen.server.schema import parse, shorten
+from flaxen.server.schema import must_be, parse, shorten
 
 logger = logging.getLogger("flaxen.server")
 
@@ -121,5 +121,5 @@ def _query(http: HttpRequest, *names: str) -> Mapping[str, list[str]]:
 def _one(given: Mapping[str, list[str]], name: str, values: Mapping[str, Any], usual: str) -> Any:
     value = given.get(name, [usual])[-1]
     if value not in values:
-        raise invalid(f"{name} must be {' or '.join(values)}, got {shorten(value)}", name)
+        raise must_be(name, " or ".join(values), value)
     return values[value]

@@ -12,7 +12,7 @@ from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation.fields_without_effect import COMPLETION, Rule
 from flaxen.server.generation.sampling_fields import check_token_ids
-from flaxen.server.schema import StrictBody, Whole, shorten, whole
+from flaxen.server.schema import StrictBody, Whole, must_be, whole
 
 # llama.cpp's names of fields that all routes have.
 NAMES = {"n_predict": "max_tokens", "repeat_penalty": "repetition_penalty", "n_probs": "logprobs"}
@@ -102,10 +102,10 @@ def _biases(given: Any, context: Context) -> dict[str, float] | None:
                 ids = _ids_of(key, context)
                 biases |= {str(i): _BAN if bias is False else float(bias) for i in ids}
             case _:
-                raise invalid(
-                    "logit_bias must be a list of pairs [token id or text, number or false], or an "
-                    f"object of them, got {shorten(pair)}",
+                raise must_be(
                     "logit_bias",
+                    "a list of pairs [token id or text, number or false], or an object of them",
+                    pair,
                     "invalid_type",
                 )
     return biases or None

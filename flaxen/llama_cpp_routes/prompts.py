@@ -11,7 +11,7 @@ from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, invalid
 from flaxen.server.generation.prompts import Prompt, encode
 from flaxen.server.generation.sampling_fields import check_token_ids
-from flaxen.server.schema import shorten, whole
+from flaxen.server.schema import must_be, whole
 
 _TEXT, _MEDIA = "prompt_string", "multimodal_data"
 
@@ -75,10 +75,10 @@ def _pieces(value: Any) -> list[str | int]:
 
 
 def _wrong(value: Any) -> ApiError:
-    return invalid(
-        "prompt must be a text, a list of token ids and texts, an object with a prompt_string, or "
-        f"a list of these, got {shorten(value)}",
+    return must_be(
         "prompt",
+        "a text, a list of token ids and texts, an object with a prompt_string, or a list of these",
+        value,
         "invalid_type",
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from flaxen.server.errors import invalid
 from flaxen.server.generation.fields_without_effect import CACHE_CONTROL, Rule, drop_inside
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be
 
 # The fields that a block must have, and their types.
 _FIELDS: dict[str, dict[str, type]] = {
@@ -50,9 +50,7 @@ def read_blocks(content: Any, where: str, kinds: Sequence[str]) -> list[dict[str
     if isinstance(content, str):
         return [text_block(content)]
     if not isinstance(content, list):
-        raise invalid(
-            f"{where} must be a string or a list of blocks, got {shorten(content)}", where
-        )
+        raise must_be(where, "a string or a list of blocks", content)
     return [_read_block(block, f"{where}[{i}]", kinds) for i, block in enumerate(content)]
 
 
@@ -66,7 +64,7 @@ def result_text(block: dict[str, Any], where: str) -> dict[str, Any]:
     is_error = block.get("is_error")
     if is_error is not None and not isinstance(is_error, bool):
         param = f"{where}.is_error"
-        raise invalid(f"{param} must be true or false, got {shorten(is_error)}", param)
+        raise must_be(param, "true or false", is_error)
     content = block.get("content")
     parts = read_blocks("" if content is None else content, f"{where}.content", ("text",))
     texts = [part["text"] for part in parts] or [""]
@@ -78,10 +76,10 @@ def result_text(block: dict[str, Any], where: str) -> dict[str, Any]:
 def _read_block(block: Any, where: str, kinds: Sequence[str]) -> dict[str, Any]:
     kind = block.get("type") if isinstance(block, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
-        raise invalid(
-            f"{where} must be a block of type {' or '.join(kinds)}, which is what the model reads "
-            f"there, got {shorten(kind if isinstance(block, dict) else block)}",
+        raise must_be(
             where,
+            f"a block of type {' or '.join(kinds)}, which is what the model reads there",
+            kind if isinstance(block, dict) else block,
         )
     rules = {"cache_control": CACHE_CONTROL, **_WITHOUT_EFFECT[kind]}
     fields = drop_inside(block, rules, f"{where}.")
@@ -89,9 +87,7 @@ def _read_block(block: Any, where: str, kinds: Sequence[str]) -> dict[str, Any]:
     for name, json_type in wanted.items():
         if not isinstance(fields.get(name), json_type):
             param = f"{where}.{name}"
-            raise invalid(
-                f"{param} must be {_JSON_TYPES[json_type]}, got {shorten(fields.get(name))}", param
-            )
+            raise must_be(param, _JSON_TYPES[json_type], fields.get(name))
     known = ("type", *wanted, *_MORE_FIELDS.get(kind, ()))
     for name in fields:
         if name not in known:

@@ -12,7 +12,7 @@ from typing import Any
 
 from flaxen.messages_routes.blocks import read_blocks, result_text, text_block
 from flaxen.server.errors import invalid
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be
 
 _ROLES = ("user", "assistant", "system")
 # A coding agent's own note, first in its system prompt. It differs in each request, and before the
@@ -67,9 +67,7 @@ def _system(system: Any) -> list[dict[str, Any]]:
 
 def _read(message: Any, where: str) -> tuple[str, list[_Block]]:
     if not isinstance(message, dict):
-        raise invalid(
-            f"{where} must be an object with role and content, got {shorten(message)}", where
-        )
+        raise must_be(where, "an object with role and content", message)
     for name in message:
         if name not in ("role", "content"):
             param = f"{where}.{name[:80]}"
@@ -80,9 +78,7 @@ def _read(message: Any, where: str) -> tuple[str, list[_Block]]:
             )
     role = message.get("role")
     if role not in _ROLES:
-        raise invalid(
-            f"{where}.role must be one of {', '.join(_ROLES)}, got {shorten(role)}", f"{where}.role"
-        )
+        raise must_be(f"{where}.role", f"one of {', '.join(_ROLES)}", role)
     kinds = {
         "user": ("text", "tool_result"),
         "assistant": ("text", "thinking", "redacted_thinking", "tool_use"),
@@ -127,10 +123,7 @@ def _others(role: str, blocks: Iterable[_Block], names: dict[str, str]) -> list[
             call_id = block.fields["tool_use_id"]
             if call_id not in names:
                 param = f"{block.where}.tool_use_id"
-                raise invalid(
-                    f"{param} must be the id of a tool_use block before it, got {shorten(call_id)}",
-                    param,
-                )
+                raise must_be(param, "the id of a tool_use block before it", call_id)
             content = result_text(block.fields, block.where)
             chat.append(
                 {"role": "tool", "tool_call_id": call_id, "name": names[call_id], **content}

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from flaxen.server.context import Context
-from flaxen.server.errors import ApiError, invalid, unsupported
+from flaxen.server.errors import ApiError, unsupported
 from flaxen.server.generation.reasoning import SWITCHES
-from flaxen.server.schema import shorten, whole
+from flaxen.server.schema import must_be, shorten, whole
 from flaxen.text.mentions import mentions
 
 _FIELDS = {
@@ -74,11 +74,11 @@ def _kind(thinking: Any) -> str | None:
         or not set(thinking) <= set(_FIELDS[kind])
         or thinking.get("display") not in _DISPLAYS
     ):
-        raise invalid(
-            "thinking must be {'type': 'enabled', 'budget_tokens': …}, {'type': 'adaptive'}, each "
-            "with display ('summarized' or 'omitted') if wanted, or {'type': 'disabled'}, got "
-            f"{shorten(thinking)}",
+        raise must_be(
             "thinking",
+            "{'type': 'enabled', 'budget_tokens': …}, {'type': 'adaptive'}, each with "
+            "display ('summarized' or 'omitted') if wanted, or {'type': 'disabled'}",
+            thinking,
         )
     return kind
 
@@ -89,10 +89,8 @@ def _read_budget(budget: Any, max_tokens: int | None) -> int:
     is_number = isinstance(budget, int) and not isinstance(budget, bool)
     if not is_number or budget < _MIN_BUDGET or (max_tokens is not None and budget >= max_tokens):
         most = "" if max_tokens is None else f" and below max_tokens ({shorten(max_tokens)})"
-        raise invalid(
-            f"thinking.budget_tokens must be a whole number of at least {_MIN_BUDGET}{most}, got "
-            f"{shorten(budget)}",
-            "thinking.budget_tokens",
+        raise must_be(
+            "thinking.budget_tokens", f"a whole number of at least {_MIN_BUDGET}{most}", budget
         )
     count: int = budget
     return count
@@ -102,10 +100,7 @@ def _effort_variables(effort: Any, template: str | None) -> dict[str, Any]:
     if effort is None:
         return {}
     if not isinstance(effort, str) or effort not in _EFFORTS:
-        raise invalid(
-            f"output_config.effort must be one of {', '.join(_EFFORTS)}, got {shorten(effort)}",
-            "output_config.effort",
-        )
+        raise must_be("output_config.effort", f"one of {', '.join(_EFFORTS)}", effort)
     # Agents send one to every model. It is no limit but advice, which other models do without.
     return {"reasoning_effort": effort} if mentions(template, "reasoning_effort") else {}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from flaxen.server.errors import invalid, unsupported
 from flaxen.server.generation.fields_without_effect import CACHE_CONTROL, Rule, drop_inside
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be, shorten
 
 _WITHOUT_EFFECT = {
     "cache_control": CACHE_CONTROL,
@@ -51,11 +51,11 @@ def tool_fields(tools: list[Any] | None, choice: Any) -> dict[str, Any]:
         )
         or (kind == "tool" and "name" not in choice)
     ):
-        raise invalid(
-            "tool_choice must be {'type': 'auto'}, {'type': 'any'} or {'type': 'tool', 'name': …}, "
-            "each with disable_parallel_tool_use (true or false) if wanted, or {'type': 'none'}, "
-            f"got {shorten(choice)}",
+        raise must_be(
             "tool_choice",
+            "{'type': 'auto'}, {'type': 'any'} or {'type': 'tool', 'name': …}, each with "
+            "disable_parallel_tool_use (true or false) if wanted, or {'type': 'none'}",
+            choice,
         )
     named = {"type": "function", "function": {"name": choice.get("name")}}
     mode: Any = {"any": "required", "tool": named}.get(str(kind), kind)
@@ -65,7 +65,7 @@ def tool_fields(tools: list[Any] | None, choice: Any) -> dict[str, Any]:
 
 def _tool(tool: Any, where: str) -> dict[str, Any]:
     if not isinstance(tool, dict):
-        raise invalid(f"{where} must be an object, got {shorten(tool)}", where)
+        raise must_be(where, "an object", tool)
     kind = tool.get("type")
     if kind is not None and kind != "custom":
         raise unsupported(
@@ -84,11 +84,7 @@ def _tool(tool: Any, where: str) -> dict[str, Any]:
             )
     schema = fields.get("input_schema")
     if not isinstance(schema, dict):
-        raise invalid(
-            f"{where}.input_schema must be a JSON schema, which is an object, got "
-            f"{shorten(schema)}",
-            f"{where}.input_schema",
-        )
+        raise must_be(f"{where}.input_schema", "a JSON schema, which is an object", schema)
     function = {"name": fields.get("name"), "parameters": schema}
     given = {key: fields[key] for key in ("description", "strict") if fields.get(key) is not None}
     return {"type": "function", "function": function | given}

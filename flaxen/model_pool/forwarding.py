@@ -16,9 +16,8 @@ from flaxen.model_pool.pool import ModelPool
 from flaxen.model_pool.slot import Slot
 from flaxen.server.body import DECODED_BODY, body_lane, read_json
 from flaxen.server.config import ServerConfig
-from flaxen.server.errors import invalid
 from flaxen.server.lanes import Lane
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be
 from flaxen.server.sse import unless_disconnected
 
 
@@ -42,7 +41,7 @@ async def forward(forwarding: Forwarding, http: Request) -> Response:
     body = await read_json(http, forwarding.config, forwarding.bodies)
     name = body.get("model")
     if name is not None and not isinstance(name, str):
-        raise invalid(f"model must be a string, got {shorten(name)}", "model", "invalid_type")
+        raise must_be("model", "a string", name, "invalid_type")
     return ForwardedResponse(pool, find_slot(pool.slots, name), {DECODED_BODY: body})
 
 

@@ -14,7 +14,7 @@ from flaxen.server.errors import invalid
 from flaxen.server.generation.chat_prompts import chat_prompt
 from flaxen.server.generation.continuing import check_open
 from flaxen.server.generation.sampling_fields import check_token_ids
-from flaxen.server.schema import shorten, whole
+from flaxen.server.schema import must_be, whole
 
 
 async def read_body(context: Context, asked: Asked, body: InputBody) -> list[list[int]]:
@@ -104,10 +104,10 @@ def _listed(value: Any) -> list[str | list[int]]:
             return [[whole(each) for each in value]]
         if all(map(_is_input, value)):
             return [each if isinstance(each, str) else list(map(whole, each)) for each in value]
-    raise invalid(
-        "input must be a string, a list of strings, a list of token ids or a list of such lists, "
-        f"got {shorten(value)}",
+    raise must_be(
         "input",
+        "a string, a list of strings, a list of token ids or a list of such lists",
+        value,
         "invalid_type",
     )
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from flaxen.responses_routes.summaries import read_summary
 from flaxen.server.errors import ApiError, invalid, unsupported
-from flaxen.server.schema import StrictBody, parse, shorten
+from flaxen.server.schema import StrictBody, must_be, parse, shorten
 from flaxen.text.tool_calls import read_tool_calls
 
 Item = dict[str, Any]
@@ -114,11 +114,7 @@ def read_items(given: Any) -> list[Item]:
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
     if not isinstance(given, list):
-        raise invalid(
-            f"input must be a string or a list of items, got {shorten(given)}",
-            "input",
-            "invalid_type",
-        )
+        raise must_be("input", "a string or a list of items", given, "invalid_type")
     if not given:
         raise invalid("input must hold at least one item, got none", "input")
     return [_read_item(item, f"input[{i}]") for i, item in enumerate(given)]
@@ -126,7 +122,7 @@ def read_items(given: Any) -> list[Item]:
 
 def _read_item(item: Any, where: str) -> Item:
     if not isinstance(item, dict):
-        raise invalid(f"{where} must be an item, got {shorten(item)}", where, "invalid_type")
+        raise must_be(where, "an item", item, "invalid_type")
     kind = item.get("type") or "message"
     read = _READERS.get(kind) if isinstance(kind, str) else None
     if read is None:
@@ -162,9 +158,7 @@ def _read_reasoning(item: Mapping[str, Any], where: str) -> Item:
             text = part.get("text") if isinstance(part, dict) else None
             if not isinstance(text, str) or part.get("type") != kind:
                 place = f"{where}.{name}[{i}]"
-                raise invalid(
-                    f"{place} must be {{'type': '{kind}', 'text': …}}, got {shorten(part)}", place
-                )
+                raise must_be(place, f"{{'type': '{kind}', 'text': …}}", part)
         read[name] = [{"type": kind, "text": part["text"]} for part in parts]
     if reasoning.encrypted_content and not (read["content"] or read["summary"]):
         raise _secret(where)
@@ -234,26 +228,22 @@ def _read_reference(item: Mapping[str, Any], where: str) -> Item:
 
 def _read_parts(parts: Any, where: str) -> list[Item]:
     if not isinstance(parts, list):
-        raise invalid(
-            f"{where} must be a string or a list of parts, got {shorten(parts)}",
-            where,
-            "invalid_type",
-        )
+        raise must_be(where, "a string or a list of parts", parts, "invalid_type")
     return [_read_part(part, f"{where}[{i}]") for i, part in enumerate(parts)]
 
 
 def _read_part(given: Any, where: str) -> Item:
     kind = given.get("type") if isinstance(given, dict) else None
     if not isinstance(kind, str) or kind not in _TEXT_PARTS:
-        raise invalid(
-            f"{where} must be a part of type {', '.join(_TEXT_PARTS)}, as the model reads text "
-            f"only, got {shorten(kind if isinstance(given, dict) else given)}",
+        raise must_be(
             where,
+            f"a part of type {', '.join(_TEXT_PARTS)}, as the model reads text only",
+            kind if isinstance(given, dict) else given,
         )
     part, name = parse(_Part, given, where=f"{where}."), _TEXT_PARTS[kind]
     text = getattr(part, name)
     if text is None:
-        raise invalid(f"{where}.{name} must be a string, got {shorten(given)}", f"{where}.{name}")
+        raise must_be(f"{where}.{name}", "a string", given)
     if kind == "output_text":
         return {
             "type": kind,

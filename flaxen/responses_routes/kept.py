@@ -15,7 +15,7 @@ from flaxen.responses_routes.runs import EVENTS
 from flaxen.server.errors import invalid, unsupported
 from flaxen.server.paging import check_query, list_json, read_paging, whole
 from flaxen.server.request_log import RequestLog
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be
 from flaxen.server.sse import EventStreamResponse
 
 # What was asked for at the creation is there.
@@ -107,5 +107,5 @@ async def _nothing() -> None:
 def _flag(http: HttpRequest, name: str) -> bool:
     value = http.query_params.get(name, "false")
     if value not in ("true", "false"):
-        raise invalid(f"{name} must be true or false, got {shorten(value)}", name)
+        raise must_be(name, "true or false", value)
     return value == "true"

@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from flaxen.server.errors import ApiError, invalid
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be
 
 _MAX_DIGITS = 9
 Page = tuple[list[dict[str, Any]], bool]  # and whether there are more
@@ -66,7 +66,7 @@ def read_paging(
     check_query(http, ("after", "limit", *ordering, *others), values)
     asked = http.query_params.get("order", order or "desc")
     if asked not in ("asc", "desc"):
-        raise invalid(f"order must be 'asc' or 'desc', got {shorten(asked)}", "order")
+        raise must_be("order", "'asc' or 'desc'", asked)
     limit = whole(http, "limit", high=most)
     return Paging(
         after=http.query_params.get("after"),
@@ -100,7 +100,7 @@ def whole(http: HttpRequest, name: str, *, high: int = 10**_MAX_DIGITS) -> int |
         return None
     is_number = value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS
     if not is_number or int(value) > high:
-        raise invalid(f"{name} must be a whole number from 0 to {high}, got {shorten(value)}", name)
+        raise must_be(name, f"a whole number from 0 to {high}", value)
     return int(value)
 
 

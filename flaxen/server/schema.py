@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from flaxen.server.errors import invalid
+from flaxen.server.errors import ApiError, invalid
 
 
 class StrictBody(BaseModel):
@@ -118,7 +118,7 @@ def parse(
         raise invalid(f"the field {param!r} is required", param, "missing_required_parameter")
     code = "invalid_value" if problem["type"] == "invalid_value" else "invalid_type"
     wanted = _wanted(problem)
-    raise invalid(f"{param} must be {wanted}, got {shorten(problem['input'])}", param, code)
+    raise must_be(param, wanted, problem["input"], code)
 
 
 def _wanted(problem: ErrorDetails) -> str:
@@ -128,6 +128,11 @@ def _wanted(problem: ErrorDetails) -> str:
         return "an object"
     message = problem["msg"].removeprefix("Input should be ")
     return message.replace("String should match pattern", "a text that matches")
+
+
+def must_be(param: str, wanted: str, value: object, code: str = "invalid_value") -> ApiError:
+    """A 400: a field is not what it must be."""
+    return invalid(f"{param} must be {wanted}, got {shorten(value)}", param, code)
 
 
 def shorten(value: object) -> str:

@@ -27,7 +27,7 @@ from flaxen.server.generation.sampling_fields import (
     sampling_params,
 )
 from flaxen.server.generation.truncation import truncate
-from flaxen.server.schema import StrictBody, Whole, Wholes, shorten
+from flaxen.server.schema import StrictBody, Whole, Wholes, must_be
 from flaxen.server.usage import Usage
 from flaxen.text.tokenizer import Tokenizer
 
@@ -77,9 +77,7 @@ def flatten(body: dict[str, Any]) -> dict[str, Any]:
     if inner is None:
         inner = {}
     if not isinstance(inner, dict):
-        raise invalid(
-            f"{SAMPLING} must be an object, got {shorten(inner)}", SAMPLING, "invalid_type"
-        )
+        raise must_be(SAMPLING, "an object", inner, "invalid_type")
     for name in outer:
         if name not in OUTER:
             param = name[:80]

@@ -19,7 +19,7 @@ from flaxen.server.body import read_json
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, invalid, not_found
 from flaxen.server.paging import read_paging
-from flaxen.server.schema import Metadata, StrictBody, parse, shorten
+from flaxen.server.schema import Metadata, StrictBody, must_be, parse, shorten
 
 logger = logging.getLogger("flaxen.server")
 
@@ -41,15 +41,9 @@ async def create(context: Batches, config: ServerConfig, http: Request) -> Respo
     """Answers POST /v1/batches."""
     body = parse(BatchBody, await read_json(http, config, context.bodies))
     if body.endpoint not in context.endpoints:
-        raise invalid(
-            f"endpoint must be {' or '.join(context.endpoints)}, got {shorten(body.endpoint)}",
-            "endpoint",
-        )
+        raise must_be("endpoint", " or ".join(context.endpoints), body.endpoint)
     if body.completion_window != _WINDOW:
-        raise invalid(
-            f"completion_window must be {_WINDOW!r}, got {shorten(body.completion_window)}",
-            "completion_window",
-        )
+        raise must_be("completion_window", f"{_WINDOW!r}", body.completion_window)
     created = int(time.time())
     values = {
         "id": new_batch_name(),

@@ -16,7 +16,7 @@ from flaxen.job_routes.paging import as_page
 from flaxen.job_routes.storage.pages import Row, UnknownIdError
 from flaxen.server.errors import ApiError, invalid, not_found
 from flaxen.server.paging import read_paging
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be
 
 # Jobs and batches read files of the first two; the others, which OpenAI has too, are only kept.
 PURPOSES = ("fine-tune", "batch", "assistants", "user_data", "vision")
@@ -66,10 +66,7 @@ async def _create(context: Files, http: Request) -> Response:
                 "the field 'purpose' is required", "purpose", code="missing_required_parameter"
             )
         if purpose not in PURPOSES:
-            raise invalid(
-                f"purpose must be one of {', '.join(PURPOSES)}, got {shorten(purpose)}",
-                "purpose",
-            )
+            raise must_be("purpose", f"one of {', '.join(PURPOSES)}", purpose)
         row = await asyncio.to_thread(writer.commit, form.filename, purpose)
     return JSONResponse(_file(row))
 

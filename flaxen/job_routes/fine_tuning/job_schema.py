@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from flaxen.server.errors import invalid, unsupported
-from flaxen.server.schema import Metadata, StrictBody, Whole, parse, shorten
+from flaxen.server.schema import Metadata, StrictBody, Whole, must_be, parse, shorten
 
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_SEED = 2**31 - 1
@@ -163,7 +163,7 @@ class JobBody(StrictBody):
     @classmethod
     def _seed(cls, seed: int | None) -> int | None:
         if seed is not None and not 0 <= seed <= MAX_SEED:
-            raise invalid(f"seed must be from 0 to {MAX_SEED}, got {shorten(seed)}", "seed")
+            raise must_be("seed", f"from 0 to {MAX_SEED}", seed)
         return seed
 
     @field_validator("integrations")

@@ -9,8 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.server.errors import invalid
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be
 
 _INPUT = "input"
 _SYNTAXES = ("lark", "regex")
@@ -61,10 +60,11 @@ def _grammar(form: Mapping[str, Any] | None, where: str) -> tuple[str | None, st
         syntax, definition = grammar.get("syntax"), grammar.get("definition")
         if syntax in _SYNTAXES and isinstance(definition, str):
             return syntax, definition
-    raise invalid(
-        f"{where} must be {{'type': 'text'}} or a grammar with its syntax ('lark' or 'regex') and "
-        f"its definition (a string), got {shorten(form)}",
+    raise must_be(
         where,
+        "{'type': 'text'} or a grammar with its syntax ('lark' or 'regex') and its "
+        "definition (a string)",
+        form,
     )
 
 

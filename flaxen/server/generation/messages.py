@@ -12,7 +12,7 @@ from flaxen.server.errors import invalid
 from flaxen.server.generation.custom_tools import arguments_of
 from flaxen.server.generation.fields_without_effect import MESSAGE, PART, drop_inside
 from flaxen.server.generation.old_functions import as_tool_messages
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be, shorten
 from flaxen.text.tool_calls import read_tool_calls
 
 # `developer` is OpenAI's newer name for `system`; templates only know the older one.
@@ -72,11 +72,7 @@ def read_messages(messages: list[Any]) -> list[dict[str, Any]]:
 
 def _read_message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise invalid(
-            f"{where} must be an object with role and content, got {shorten(message)}",
-            where,
-            "invalid_type",
-        )
+        raise must_be(where, "an object with role and content", message, "invalid_type")
     role = message.get("role")
     more = _MORE_FIELDS.get(role, ()) if isinstance(role, str) else ()
     known = (*_FIELDS, *more)
@@ -103,7 +99,7 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
     for name, value in fields.items():
         if not isinstance(value, str):
             param = f"{where}.{name}"
-            raise invalid(f"{param} must be a string, got {shorten(value)}", param, "invalid_type")
+            raise must_be(param, "a string", value, "invalid_type")
     return fields | read | {"content": content}
 
 
@@ -123,7 +119,7 @@ def _as_function(call: Any) -> Any:
 
 def _read_role(role: Any, where: str) -> str:
     if not isinstance(role, str) or role not in _ROLES:
-        raise invalid(f"{where} must be one of {', '.join(_ROLES)}, got {shorten(role)}", where)
+        raise must_be(where, f"one of {', '.join(_ROLES)}", role)
     return _ROLES[role]
 
 
@@ -140,11 +136,7 @@ def read_content(content: Any, where: str) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise invalid(
-            f"{where} must be a string or a list of text parts, got {shorten(content)}",
-            where,
-            "invalid_type",
-        )
+        raise must_be(where, "a string or a list of text parts", content, "invalid_type")
     return [_read_part(part, f"{where}[{i}]") for i, part in enumerate(content)]
 
 
@@ -157,10 +149,10 @@ def _read_part(part: Any, where: str) -> dict[str, Any]:
     """Checks a part and returns it as a part of type "text"."""
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str) or kind not in _TEXT_OF_PART:
-        raise invalid(
-            f"{where} must be a part of type 'text', the only kind the model reads, got "
-            f"{shorten(kind if isinstance(part, dict) else part)}",
+        raise must_be(
             where,
+            "a part of type 'text', the only kind the model reads",
+            kind if isinstance(part, dict) else part,
         )
     name = _TEXT_OF_PART[kind]
     fields = drop_inside(part, PART, f"{where}.")

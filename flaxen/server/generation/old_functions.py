@@ -12,7 +12,7 @@ from typing import Any
 from flaxen.server.errors import invalid
 from flaxen.server.generation.bodies import ChatBody, ToolBody
 from flaxen.server.generation.tools import ToolUse, read_tools
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be
 
 
 def read_tools_or_functions(body: ChatBody) -> ToolUse:
@@ -26,10 +26,10 @@ def read_tools_or_functions(body: ChatBody) -> ToolUse:
     chosen = choice.get("name") if isinstance(choice, Mapping) else None
     if chosen not in names and choice not in (None, "none", "auto"):
         known = ", ".join(names[:20]) or "there are none"
-        raise invalid(
-            "function_call must be 'none', 'auto' or {'name': …} of one of functions "
-            f"({known}), got {shorten(choice)}",
+        raise must_be(
             "function_call",
+            f"'none', 'auto' or {{'name': …}} of one of functions ({known})",
+            choice,
         )
     if not names or choice == "none":
         return read_tools(

@@ -13,7 +13,7 @@ from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, invalid
 from flaxen.server.generation.sampling_fields import check_token_ids
 from flaxen.server.lanes import deadline
-from flaxen.server.schema import shorten, whole
+from flaxen.server.schema import must_be, shorten, whole
 
 _T = TypeVar("_T")
 
@@ -41,10 +41,10 @@ async def read_prompts(value: Any, *, add_special_tokens: bool, context: Context
       ApiError: 400, the value has none of these forms, there are too many prompts, one is empty, or
           an id is out of range.
     """
-    wrong = invalid(
-        "prompt must be a string, a list of strings, a list of token ids or a list of such lists, "
-        f"got {shorten(value)}",
+    wrong = must_be(
         "prompt",
+        "a string, a list of strings, a list of token ids or a list of such lists",
+        value,
         "invalid_type",
     )
     if isinstance(value, str) or (isinstance(value, list) and value and _is_id(whole(value[0]))):
@@ -152,7 +152,7 @@ def fit_max_tokens(
       ApiError: 400, the value is below 1 or too large (code context_length_exceeded).
     """
     if asked is not None and asked < 1:
-        raise invalid(f"{field} must be at least 1, got {shorten(asked)}", field)
+        raise must_be(field, "at least 1", asked)
     length, num_prompt = context.engine.info.max_model_len, len(prompt.token_ids)
     room = length - num_prompt
     if room < 1:

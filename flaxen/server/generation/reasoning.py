@@ -12,7 +12,7 @@ from flaxen.output_parsers.thinking_budget import ThinkingBudget
 from flaxen.protocol import Grammar
 from flaxen.server.errors import invalid, unsupported
 from flaxen.server.generation.message_form import AnswerForm
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be
 from flaxen.text.mentions import mentions
 from flaxen.text.tokenizer import Tokenizer
 
@@ -76,10 +76,7 @@ def effort_variables(
     if effort is None:
         return {}
     if effort not in _EFFORTS:
-        raise invalid(
-            f"reasoning_effort must be one of {', '.join(_EFFORTS)}, got {shorten(effort)}",
-            "reasoning_effort",
-        )
+        raise must_be("reasoning_effort", f"one of {', '.join(_EFFORTS)}", effort)
     variables: dict[str, Any] = {}
     if mentions(template, "reasoning_effort"):
         variables["reasoning_effort"] = effort

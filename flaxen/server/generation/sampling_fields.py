@@ -12,7 +12,7 @@ from flaxen.protocol import FieldError, SamplingParams
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid, wrong_field
 from flaxen.server.generation.bodies import CommonBody, StreamOptions
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be, shorten
 
 # Fields with the same name and meaning in SamplingParams.
 _SAME = ("n", "temperature", "top_p", "min_p", "seed", "presence_penalty", "frequency_penalty",
@@ -36,9 +36,7 @@ def sampling_params(
     """
     config, vocab_size = context.config, context.engine.info.vocab_size
     if common.n is not None and common.n > config.max_n:
-        raise invalid(
-            f"n must be at most {config.max_n} on this server, got {shorten(common.n)}", "n"
-        )
+        raise must_be("n", f"at most {config.max_n} on this server", common.n)
     if common.stop is not None and len(common.stop) > config.max_stop:
         raise invalid(
             f"stop must hold at most {config.max_stop} strings on this server, "
@@ -97,7 +95,7 @@ def check_logprobs(count: int | None, name: str, context: Context) -> None:
     """Raises a 400 if more top logprobs are requested than allowed."""
     limit = min(context.config.max_logprobs, context.engine.info.max_logprobs)
     if count is not None and not 0 <= count <= limit:
-        raise invalid(f"{name} must be in [0, {limit}] on this server, got {shorten(count)}", name)
+        raise must_be(name, f"in [0, {limit}] on this server", count)
 
 
 def stream_options(common: CommonBody, *, force_usage: bool = False) -> StreamOptions:

@@ -15,7 +15,7 @@ from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, invalid
 from flaxen.server.generation.bodies import CommonBody
 from flaxen.server.lanes import deadline
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be
 
 _COMPILE_S = 30.0  # including the wait for a turn
 _FORMATS = "text, json_object, json_schema or structural_tag"
@@ -145,7 +145,7 @@ def _read_format(given: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None
             return _read_json_schema(_object(fields.get("json_schema"), path), path)
         case "structural_tag":
             return {"structural_tag": fields}, path
-    raise invalid(f"{path}.type must be {_FORMATS}, got {shorten(kind)}", f"{path}.type")
+    raise must_be(f"{path}.type", _FORMATS, kind)
 
 
 def _read_json_schema(given: Mapping[str, Any], path: str) -> tuple[dict[str, Any], str]:
@@ -158,9 +158,7 @@ def _read_json_schema(given: Mapping[str, Any], path: str) -> tuple[dict[str, An
         ("strict", bool, "true or false"),
     ):
         if name in fields and not isinstance(fields[name], kind):
-            raise invalid(
-                f"{path}.{name} must be {wanted}, got {shorten(fields[name])}", f"{path}.{name}"
-            )
+            raise must_be(f"{path}.{name}", wanted, fields[name])
     if "schema" not in fields:
         return {"json_object": True}, path
     return {"json": _object(fields["schema"], f"{path}.schema")}, f"{path}.schema"
@@ -178,5 +176,5 @@ def _allow_only(fields: Mapping[str, Any], names: tuple[str, ...], path: str) ->
 
 def _object(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise invalid(f"{path} must be an object, got {shorten(json.dumps(value))}", path)
+        raise must_be(path, "an object", json.dumps(value))
     return value

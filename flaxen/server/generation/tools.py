@@ -13,7 +13,7 @@ from flaxen.output_parsers.tools import Tools
 from flaxen.server.errors import invalid
 from flaxen.server.generation.bodies import CustomBody, ToolBody
 from flaxen.server.generation.custom_tools import as_function
-from flaxen.server.schema import shorten
+from flaxen.server.schema import must_be, shorten
 
 _MODES = ("none", "auto", "required")
 
@@ -110,12 +110,13 @@ def _read_choice(choice: Any, names: Sequence[str]) -> tuple[str, frozenset[str]
         listed, mode = allowed.get("tools"), allowed.get("mode", "auto")
         if mode in ("auto", "required") and isinstance(listed, list) and listed:
             return mode, _named(listed, names, "tool_choice.allowed_tools"), False
-    raise invalid(
-        "tool_choice must be 'none', 'auto', 'required', {'type': 'function', 'function': {'name': "
-        "…}} or {'type': 'allowed_tools', 'allowed_tools': {'mode': …, 'tools': [{'type': "
-        "'function', 'function': {'name': …}}]}} (with 'custom' in place of 'function' for such "
-        f"tools), got {shorten(choice)}",
+    raise must_be(
         "tool_choice",
+        "'none', 'auto', 'required', {'type': 'function', 'function': {'name': …}} or "
+        "{'type': 'allowed_tools', 'allowed_tools': {'mode': …, 'tools': [{'type': "
+        "'function', 'function': {'name': …}}]}} (with 'custom' in place of 'function' "
+        "for such tools)",
+        choice,
     )
 
 
