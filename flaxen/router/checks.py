@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import field, fields, is_dataclass
+from typing import TypeVar
 from urllib.parse import urlsplit
+
+T = TypeVar("T")
+
+_LIMITS = "limits"  # the key of a field's metadata
 
 # Whoever sends a request sets these: another value would break it.
 _OWN = {"connection", "content-encoding", "content-length", "host", "transfer-encoding", "upgrade"}
@@ -13,16 +19,31 @@ _VALUE = re.compile(r"[^\r\n\0\u0100-\U0010ffff]*")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def check_at_least(what: str, value: float | None, least: float) -> None:
-    """Raises ValueError if a number is given and too small."""
-    if value is not None and value < least:
-        raise ValueError(f"{what} must be at least {least:g}, got {value:g}")
+def limited(default: T, least: float, most: float = math.inf) -> T:
+    """A field of a `Limited` dataclass, whose number has limits; None is always allowed."""
+    return field(default=default, metadata={_LIMITS: (least, most)})
 
 
-def check_between(what: str, value: float | None, low: float, high: float) -> None:
-    """Raises ValueError if a number is given and not from low to high."""
-    if value is not None and not low <= value <= high:
-        raise ValueError(f"{what} must be from {low:g} to {high:g}, got {value:g}")
+class Limited:
+    """A dataclass of which some fields are `limited`.
+
+    Raises:
+      ValueError: a number is outside of its limits.
+    """
+
+    def __post_init__(self) -> None:
+        assert is_dataclass(self)
+        for each in fields(self):
+            if _LIMITS in each.metadata:
+                check_between(each.name, getattr(self, each.name), *each.metadata[_LIMITS])
+
+
+def check_between(what: str, value: float | None, least: float, most: float = math.inf) -> None:
+    """Raises ValueError if a number is given and outside of its limits."""
+    if value is None or least <= value <= most:
+        return
+    limits = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+    raise ValueError(f"{what} must be {limits}, got {value:g}")
 
 
 def check_named(what: str, value: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flaxen.router.checks import check_at_least, check_named
+from flaxen.router.checks import Limited, check_named, limited
 from flaxen.router.selection.algorithms import Algorithm
 from flaxen.router.signals.predicate import Predicate
 from flaxen.router_config.plugins import Plugin
@@ -45,20 +45,20 @@ class RuleNode:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRef:
+class ModelRef(Limited):
     """A model that a decision may choose, how much it gets of what is divided, how it reasons."""
 
     model: str
     lora_name: str = ""
-    weight: float = 1.0
+    weight: float = limited(1.0, 0)
     use_reasoning: bool = False
     reasoning_description: str = ""
     reasoning_mode: Literal["", "enabled", "disabled", "adaptive"] = ""
     reasoning_effort: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_named("model", self.model)
-        check_at_least("weight", self.weight, 0)
         if self.reasoning_effort and self.reasoning_mode == "disabled":
             raise ValueError("reasoning_effort contradicts reasoning_mode disabled: remove one")
 
@@ -72,16 +72,12 @@ class Adaptation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protection:
+class Protection(Limited):
     """Whether a session keeps its model, and how hard it is to change."""
 
     mode: Mode = ""
-    stability_weight: float | None = None
-    switch_margin: float | None = None
-
-    def __post_init__(self) -> None:
-        check_at_least("stability_weight", self.stability_weight, 0)
-        check_at_least("switch_margin", self.switch_margin, 0)
+    stability_weight: float | None = limited(None, 0)
+    switch_margin: float | None = limited(None, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +98,16 @@ class Adaptations:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retention:
+class Retention(Limited):
     """What becomes of the answer: not kept (drop), for some turns, and by which model next."""
 
     drop: bool = False
-    ttl_turns: int | None = None
+    ttl_turns: int | None = limited(None, 1)
     keep_current_model: bool = False
     prefer_prefix_retention: bool = False
 
     def __post_init__(self) -> None:
-        check_at_least("ttl_turns", self.ttl_turns, 1)
+        super().__post_init__()
         if self.drop and self.ttl_turns is not None:
             raise ValueError("drop keeps nothing, and ttl_turns something: remove one")
 
@@ -125,13 +121,13 @@ class Emit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class Decision(Limited):
     """A decision: rules with a priority, and what follows where they match."""
 
     name: str
     description: str = ""
     priority: int = 0
-    tier: int = 0
+    tier: int = limited(0, 0)
     rules: RuleNode | None = None
     modelRefs: tuple[ModelRef, ...] = ()
     algorithm: Algorithm | None = None
@@ -141,7 +137,7 @@ class Decision:
     annotations: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_named("name", self.name)
-        check_at_least("tier", self.tier, 0)
         if len(self.annotations) > _MAX_ANNOTATIONS:
             raise ValueError(f"annotations may have {_MAX_ANNOTATIONS} keys")

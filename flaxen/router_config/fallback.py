@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from flaxen.router.checks import check_at_least, to_seconds
+from flaxen.router.checks import Limited, limited, to_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
-class CircuitBreaker:
+class CircuitBreaker(Limited):
     """When a model that fails is left alone, and for how long."""
 
-    consecutive_failures: int = 5
+    consecutive_failures: int = limited(5, 1)
     cooldown_period: int | str = "30s"
-    half_open_probes: int = 1
+    half_open_probes: int = limited(1, 1)
 
     def __post_init__(self) -> None:
-        check_at_least("consecutive_failures", self.consecutive_failures, 1)
-        check_at_least("half_open_probes", self.half_open_probes, 1)
+        super().__post_init__()
         _ = self.cooldown_s
 
     @cached_property  # read for each request
@@ -27,19 +26,19 @@ class CircuitBreaker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fallback:
+class Fallback(Limited):
     """What happens when a model fails before its first byte: others of the decision are tried."""
 
     version: int = 1
     enabled: bool = True
-    max_attempts: int = 3
+    max_attempts: int = limited(3, 1)
     total_timeout: int | str = "300s"
     per_attempt_timeout: int | str = "300s"
     retryable_status_codes: tuple[int, ...] = (429, 500, 502, 503, 504)
     circuit_breaker: CircuitBreaker = CircuitBreaker()
 
     def __post_init__(self) -> None:
-        check_at_least("max_attempts", self.max_attempts, 1)
+        super().__post_init__()
         if min(self.total_s, self.per_attempt_s) <= 0:
             raise ValueError("total_timeout and per_attempt_timeout must be above 0s")
 

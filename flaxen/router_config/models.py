@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flaxen.router.checks import (
-    check_at_least,
+    Limited,
     check_between,
     check_header,
     check_named,
     check_url,
+    limited,
     seconds,
 )
 from flaxen.router_config.reasoning import Reasoning
@@ -36,7 +37,7 @@ class Listener:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackendRef:
+class BackendRef(Limited):
     """One server of a model.
 
     Attributes:
@@ -51,7 +52,7 @@ class BackendRef:
     name: str = ""
     endpoint: str = ""
     protocol: Literal["http", "https"] = "http"
-    weight: int = 1
+    weight: int = limited(1, 0)
     base_url: str = ""
     provider: str = ""
     auth_header: str = ""
@@ -62,13 +63,13 @@ class BackendRef:
     api_key_env: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if bool(self.endpoint) == bool(self.base_url):
             raise ValueError(
                 "give endpoint (HOST:PORT) or base_url (https://HOST/PATH), one of them"
             )
         if self.api_key and self.api_key_env:
             raise ValueError("give api_key or api_key_env, one of them")
-        check_at_least("weight", self.weight, 0)
         check_url("base_url" if self.base_url else "endpoint", self.url)
         if self.chat_path and not self.chat_path.startswith("/"):
             raise ValueError(f"chat_path must begin with /, got {self.chat_path!r}")
@@ -82,19 +83,14 @@ class BackendRef:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pricing:
+class Pricing(Limited):
     """What a million tokens of a model cost."""
 
     currency: str = "USD"
-    prompt_per_1m: float = 0.0
-    completion_per_1m: float = 0.0
-    cached_input_per_1m: float | None = None
-    cache_write_per_1m: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("prompt_per_1m", "completion_per_1m", "cached_input_per_1m"):
-            check_at_least(name, getattr(self, name), 0)
-        check_at_least("cache_write_per_1m", self.cache_write_per_1m, 0)
+    prompt_per_1m: float = limited(0.0, 0)
+    completion_per_1m: float = limited(0.0, 0)
+    cached_input_per_1m: float | None = limited(None, 0)
+    cache_write_per_1m: float | None = limited(None, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,12 +155,12 @@ class Modalities:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelCard:
+class ModelCard(Limited):
     """What is known of a model: limits, capabilities, adapters. The rest is for readers."""
 
     name: str
-    context_window_size: int | None = None
-    max_output_tokens: int | None = None
+    context_window_size: int | None = limited(None, 1)
+    max_output_tokens: int | None = limited(None, 1)
     capabilities: tuple[str, ...] = ()
     loras: tuple[Lora, ...] = ()
     modalities: Modalities = Modalities()
@@ -183,9 +179,8 @@ class ModelCard:
     distribution: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_named("name", self.name)
-        check_at_least("context_window_size", self.context_window_size, 1)
-        check_at_least("max_output_tokens", self.max_output_tokens, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

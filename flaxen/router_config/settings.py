@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from flaxen.router.checks import check_at_least, check_between
+from flaxen.router.checks import Limited, limited
 from flaxen.router.signals.settings import Identity
 from flaxen.router_config.decision import CandidateSet
 from flaxen.router_config.fallback import Fallback
@@ -50,19 +50,14 @@ class LearningIdentity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
+class Tuning(Limited):
     """When a session may change its model: after how many turns or idle seconds, and for how much
     better a one."""
 
-    idle_timeout_seconds: int = 300
-    min_turns_before_switch: int = 1
-    switch_margin: float = 0.05
-    stability_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("idle_timeout_seconds", "min_turns_before_switch", "switch_margin"):
-            check_at_least(name, getattr(self, name), 0)
-        check_at_least("stability_weight", self.stability_weight, 0)
+    idle_timeout_seconds: int = limited(300, 0)
+    min_turns_before_switch: int = limited(1, 0)
+    switch_margin: float = limited(0.05, 0)
+    stability_weight: float = limited(1.0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +80,7 @@ class Learning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbours:
+class Neighbours(Limited):
     """What the algorithm knn compares requests to.
 
     Attributes:
@@ -93,11 +88,8 @@ class Neighbours:
       pretrained_path: a file of answered requests, as the reference's benchmark writes it.
     """
 
-    k: int = 5
+    k: int = limited(5, 1)
     pretrained_path: str = ""
-
-    def __post_init__(self) -> None:
-        check_at_least("k", self.k, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,15 +134,11 @@ class RouterSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoutingPreview:
+class RoutingPreview(Limited):
     """Limits of `/api/v1/routing/preview`."""
 
-    request_timeout_seconds: int = 120
-    max_concurrency: int = 16
-
-    def __post_init__(self) -> None:
-        check_between("request_timeout_seconds", self.request_timeout_seconds, 1, 3_600)
-        check_at_least("max_concurrency", self.max_concurrency, 1)
+    request_timeout_seconds: int = limited(120, 1, 3_600)
+    max_concurrency: int = limited(16, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,16 +165,13 @@ class Authorization:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayLog:
+class ReplayLog(Limited):
     """The log of decisions. Whichever store_backend is named, it is a file of SQLite."""
 
     enabled: bool = False
     store_backend: Literal["memory", "redis", "postgres", "milvus", "qdrant", "sqlite"] = "memory"
-    ttl_seconds: int = 2_592_000
+    ttl_seconds: int = limited(2_592_000, 0)
     async_writes: bool = False
-
-    def __post_init__(self) -> None:
-        check_at_least("ttl_seconds", self.ttl_seconds, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,20 +184,15 @@ class Services:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheStore:
+class CacheStore(Limited):
     """The store of the plugin response_cache, in memory."""
 
     enabled: bool = True
     backend_type: Literal["memory"] = "memory"
-    similarity_threshold: float = 0.8
-    max_entries: int = 1_000
-    ttl_seconds: int = 3_600
+    similarity_threshold: float = limited(0.8, 0, 1)
+    max_entries: int = limited(1_000, 1)
+    ttl_seconds: int = limited(3_600, 0)
     eviction_policy: Literal["fifo", "lru"] = "fifo"
-
-    def __post_init__(self) -> None:
-        check_between("similarity_threshold", self.similarity_threshold, 0, 1)
-        check_at_least("max_entries", self.max_entries, 1)
-        check_at_least("ttl_seconds", self.ttl_seconds, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flaxen.router.checks import check_at_least, check_between
+from flaxen.router.checks import Limited, limited
 from flaxen.router.signals.embedded import PrototypeScoring
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingSettings:
+class EmbeddingSettings(Limited):
     """How embeddings are scored, where no rule says it.
 
     Attributes:
@@ -21,13 +21,9 @@ class EmbeddingSettings:
     """
 
     enable_soft_matching: bool = True
-    top_k: int = 1
-    min_score_threshold: float = 0.5
+    top_k: int = limited(1, 0)
+    min_score_threshold: float = limited(0.5, -1, 1)
     prototype_scoring: PrototypeScoring | None = None
-
-    def __post_init__(self) -> None:
-        check_at_least("top_k", self.top_k, 0)
-        check_between("min_score_threshold", self.min_score_threshold, -1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,36 +41,27 @@ class Embeddings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptGuard:
+class PromptGuard(Limited):
     """The head of jailbreak signals."""
 
     enabled: bool = True
-    threshold: float = 0.7
+    threshold: float = limited(0.7, 0, 1)
     positive_labels: tuple[str, ...] = ("jailbreak",)
 
-    def __post_init__(self) -> None:
-        check_between("threshold", self.threshold, 0, 1)
-
 
 @dataclass(frozen=True, kw_only=True)
-class DomainHead:
+class DomainHead(Limited):
     """The head of domain signals."""
 
-    threshold: float = 0.5
+    threshold: float = limited(0.5, 0, 1)
     fallback_category: str = ""
-
-    def __post_init__(self) -> None:
-        check_between("threshold", self.threshold, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PiiHead:
+class PiiHead(Limited):
     """The head of pii signals."""
 
-    threshold: float = 0.9
-
-    def __post_init__(self) -> None:
-        check_between("threshold", self.threshold, 0, 1)
+    threshold: float = limited(0.9, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +93,10 @@ class ComplexityHead:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactCheckHead:
+class FactCheckHead(Limited):
     """The head of fact_check signals."""
 
-    threshold: float = 0.6
-
-    def __post_init__(self) -> None:
-        check_between("threshold", self.threshold, 0, 1)
+    threshold: float = limited(0.6, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,30 +107,23 @@ class HallucinationHeads:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeedbackHead:
+class FeedbackHead(Limited):
     """The head of user_feedback signals."""
 
     enabled: bool = True
-    threshold: float = 0.7
-
-    def __post_init__(self) -> None:
-        check_between("threshold", self.threshold, 0, 1)
+    threshold: float = limited(0.7, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModalityHead:
+class ModalityHead(Limited):
     """How the wanted modality of an answer is found."""
 
     enabled: bool = False
     method: Literal["classifier", "keyword", "hybrid"] = "classifier"
     keywords: tuple[str, ...] = ()
     both_keywords: tuple[str, ...] = ()
-    confidence_threshold: float = 0.6
-    lower_threshold_ratio: float = 0.7
-
-    def __post_init__(self) -> None:
-        check_between("confidence_threshold", self.confidence_threshold, 0, 1)
-        check_between("lower_threshold_ratio", self.lower_threshold_ratio, 0, 1)
+    confidence_threshold: float = limited(0.6, 0, 1)
+    lower_threshold_ratio: float = limited(0.7, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

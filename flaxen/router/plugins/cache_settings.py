@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from flaxen.router.checks import check_at_least, check_between
+from flaxen.router.checks import Limited, limited
 from flaxen.router.plugins.reply import PluginError
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemanticCache:
+class SemanticCache(Limited):
     """How similar a request must be to an earlier one."""
 
-    similarity_threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        check_between("similarity_threshold", self.similarity_threshold, 0, 1)
+    similarity_threshold: float | None = limited(None, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,21 +73,21 @@ class CacheRevision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResponseCache:
+class ResponseCache(Limited):
     """Answers from earlier answers to the same or similar requests."""
 
     enabled: bool = True
     mode: Literal["semantic", "exact", "exact_then_semantic"] = "semantic"
     scope: Literal["user", "team", "tenant", "global"] = "user"
     semantic: SemanticCache = SemanticCache()
-    ttl_seconds: int | None = None
+    ttl_seconds: int | None = limited(None, 0)
     request_controls: CacheControls = CacheControls()
     revision: CacheRevision = CacheRevision()
-    similarity_threshold: float | None = None  # the older place of semantic.similarity_threshold
+    # The older place of semantic.similarity_threshold.
+    similarity_threshold: float | None = limited(None, 0, 1)
 
     def __post_init__(self) -> None:
-        check_at_least("ttl_seconds", self.ttl_seconds, 0)
-        check_between("similarity_threshold", self.similarity_threshold, 0, 1)
+        super().__post_init__()
         if None not in (self.similarity_threshold, self.semantic.similarity_threshold):
             raise ValueError("similarity_threshold stands twice: keep the one in semantic")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flaxen.router.checks import check_at_least
+from flaxen.router.checks import Limited, check_between, limited
 from flaxen.router.plugins.reply import Json
 
 # The fields that limit an answer's tokens; the first is set where there is none.
@@ -37,21 +37,20 @@ _KNOWN = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestParams:
+class RequestParams(Limited):
     """Limits and removes parameters of the request; default_max_tokens is for requests that give no
     limit of the answer, and "auto" leaves that to the model's server."""
 
     default_max_tokens: int | Literal["auto"] | None = None
     blocked_params: tuple[str, ...] = ()
-    max_tokens_limit: int | None = None
-    max_n: int | None = None
+    max_tokens_limit: int | None = limited(None, 1)
+    max_n: int | None = limited(None, 1)
     strip_unknown: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.default_max_tokens, int):
-            check_at_least("default_max_tokens", self.default_max_tokens, 1)
-        check_at_least("max_tokens_limit", self.max_tokens_limit, 1)
-        check_at_least("max_n", self.max_n, 1)
+            check_between("default_max_tokens", self.default_max_tokens, 1)
         if needed := _NEEDED.intersection(self.blocked_params):
             raise ValueError(f"blocked_params has {min(needed)!r}, without which none is answered")
 

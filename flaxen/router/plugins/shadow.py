@@ -5,32 +5,27 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from flaxen.router.checks import check_at_least, check_between, check_named
+from flaxen.router.checks import Limited, check_named, limited
 from flaxen.router.plugins.reply import Json
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShadowDispatch:
+class ShadowDispatch(Limited):
     """Sends a share of the requests to another model as well; its answers only go to the log."""
 
     enabled: bool
     model: str = ""
-    sample_rate: float = 1.0
-    max_concurrency: int = 2
-    max_queue_depth: int = 8
-    timeout_seconds: int = 30
-    max_response_bytes: int = 1_048_576
-    max_retries: int = 0
+    sample_rate: float = limited(1.0, 0, 1)
+    max_concurrency: int = limited(2, 1)
+    max_queue_depth: int = limited(8, 0)
+    timeout_seconds: int = limited(30, 1)
+    max_response_bytes: int = limited(1_048_576, 1)
+    max_retries: int = limited(0, 0, 3)
     capture_response_body: bool = False
-    max_capture_bytes: int = 4_096
+    max_capture_bytes: int = limited(4_096, 0)
 
     def __post_init__(self) -> None:
-        check_between("sample_rate", self.sample_rate, 0, 1)
-        check_between("max_retries", self.max_retries, 0, 3)
-        for name in ("max_concurrency", "timeout_seconds", "max_response_bytes"):
-            check_at_least(name, getattr(self, name), 1)
-        check_at_least("max_queue_depth", self.max_queue_depth, 0)
-        check_at_least("max_capture_bytes", self.max_capture_bytes, 0)
+        super().__post_init__()
         if self.enabled:
             check_named("model", self.model)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flaxen.router.checks import check_at_least, check_between, first_twice
+from flaxen.router.checks import Limited, check_between, first_twice, limited
 
 # The last is this router's own: the tokens of the prompt that a model's cache has.
 FACTORS = ("quality", "latency", "cost", "load", "cached_prefix")
@@ -47,50 +47,45 @@ class HybridWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confidence:
+class Confidence(Limited):
     """A cascade: the first model whose answer is sure enough, from the smallest on."""
 
     confidence_method: Literal["avg_logprob", "margin", "hybrid"] = "avg_logprob"
-    threshold: float | None = None
+    threshold: float | None = limited(None, 0, 1)
     hybrid_weights: HybridWeights = HybridWeights()
     on_error: Literal["skip", "fail"] = "skip"
     escalation_order: Literal["size", "small_to_large", "declared", "cost"] = "size"
-    max_response_bytes: int | None = None
+    max_response_bytes: int | None = limited(None, 1)
 
     def __post_init__(self) -> None:
-        check_between("threshold", self.threshold, 0, 1)
+        super().__post_init__()
         if self.threshold is None and self.confidence_method == "avg_logprob":
             raise ValueError(
                 "confidence_method avg_logprob needs a threshold from 0 to 1: without one every "
                 "first answer is accepted, and no other model is ever asked"
             )
-        check_at_least("max_response_bytes", self.max_response_bytes, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyAware:
+class LatencyAware(Limited):
     """The model with the least latency, at percentiles of what was observed."""
 
-    tpot_percentile: int | None = None
-    ttft_percentile: int | None = None
+    tpot_percentile: int | None = limited(None, 1, 100)
+    ttft_percentile: int | None = limited(None, 1, 100)
     description: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tpot_percentile is None and self.ttft_percentile is None:
             raise ValueError("give tpot_percentile or ttft_percentile: neither orders no models")
-        check_between("tpot_percentile", self.tpot_percentile, 1, 100)
-        check_between("ttft_percentile", self.ttft_percentile, 1, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Priority:
+class Priority(Limited):
     """A factor of a lexicographic objective; models within the tolerance of the best are equal."""
 
     factor: Literal["quality", "latency", "cost", "load", "cached_prefix"]
-    tolerance: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_between("tolerance", self.tolerance, 0, 1)
+    tolerance: float = limited(0.0, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,60 +115,52 @@ class Weights:
 
     def __post_init__(self) -> None:
         for name in FACTORS:
-            check_at_least(name, getattr(self, name), 0)
+            check_between(name, getattr(self, name), 0)
         if not any(getattr(self, name) for name in FACTORS):
             raise ValueError("all weights are 0, so that no model is better than another")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(Limited):
     """What a candidate must not exceed (`slo`)."""
 
-    max_tpot_ms: float | None = None
-    max_ttft_ms: float | None = None
-    max_cost_per_1m: float | None = None
-    max_inflight: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_tpot_ms", "max_ttft_ms", "max_cost_per_1m", "max_inflight"):
-            check_at_least(name, getattr(self, name), 0)
+    max_tpot_ms: float | None = limited(None, 0)
+    max_ttft_ms: float | None = limited(None, 0)
+    max_cost_per_1m: float | None = limited(None, 0)
+    max_inflight: int | None = limited(None, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quality:
+class Quality(Limited):
     """The index that quality is read from, and what happens to a model without it."""
 
     index: str
     on_missing: Literal["exclude", "disable_quality"] = "exclude"
-    min_coverage: float | None = None
+    min_coverage: float | None = limited(None, 0, 1)
     min_score: float | None = None
-
-    def __post_init__(self) -> None:
-        check_between("min_coverage", self.min_coverage, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiFactor:
+class MultiFactor(Limited):
     """The best model by quality, latency, cost and load."""
 
     objective: Objective = Objective()
     weights: Weights | None = None
     slo: Limits = Limits()
     quality: Quality | None = None
-    expected_output_tokens: int | None = None
-    latency_percentile: int = 95
+    expected_output_tokens: int | None = limited(None, 1)
+    latency_percentile: int = limited(95, 1, 100)
     latency_metric: Literal["", "ttft", "tpot"] = ""
     on_no_candidates: Literal["cheapest", "first", "fail"] = "cheapest"
 
     def __post_init__(self) -> None:
-        check_between("latency_percentile", self.latency_percentile, 1, 100)
-        check_at_least("expected_output_tokens", self.expected_output_tokens, 1)
+        super().__post_init__()
         if self.weights is not None and self.objective.strategy == "lexicographic":
             raise ValueError("weights belong to the objective weighted, and this is lexicographic")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Algorithm:
+class Algorithm(Limited):
     """How a decision chooses among its models, by type, with the block of that name.
 
     Attributes:
@@ -182,7 +169,7 @@ class Algorithm:
     """
 
     type: str = "static"
-    minimum_candidates: int = 1
+    minimum_candidates: int = limited(1, 1)
     on_error: Literal["", "skip", "fallback", "fail"] = ""
     confidence: Confidence | None = None
     latency_aware: LatencyAware | None = None
@@ -191,12 +178,12 @@ class Algorithm:
     workflows: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.type in REFUSED:
             raise ValueError(f"the algorithm {self.type} is not supported: {REFUSED[self.type]}")
         known = (*_WITHOUT_BLOCK, *_BLOCKS)
         if self.type not in known:
             raise ValueError(f"type must be one of {', '.join(known)}, got {self.type!r}")
-        check_at_least("minimum_candidates", self.minimum_candidates, 1)
         other = [name for name in _BLOCKS if getattr(self, name) and name != self.type]
         if other:
             raise ValueError(
