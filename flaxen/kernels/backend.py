@@ -68,6 +68,13 @@ class Backend(Enum):
         return "float32" if self is Backend.REFERENCE else "bfloat16"
 
 
+def implementations(
+    reference: Implementation, own: Mapping[Backend, Implementation]
+) -> Mapping[Backend, Implementation]:
+    """The table of an op: `own`, and the reference, which XLA compiles, on all other backends."""
+    return {**dict.fromkeys(Backend, reference), **own}
+
+
 def find_implementation(
     op: str, implementations: Mapping[Backend, Implementation], backend: Backend
 ) -> Implementation:

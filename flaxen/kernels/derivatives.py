@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
+
+Op = TypeVar("Op", bound=Callable[..., Any])
 
 
 def call(
@@ -79,3 +82,27 @@ def _backward(
 
 
 with_gradient.defvjp(_forward, _backward)
+
+
+def by_kernel(reference: Callable[..., Any], *, num_options: int = 0) -> Callable[[Op], Op]:
+    """Makes an op of a kernel's call, with the reference's gradient, of any order.
+
+    The kernel has float32 and bfloat16; the reference computes other dtypes of the first argument.
+    Arguments are passed by their places.
+
+    Args:
+      reference: computes the same in plain jnp, and has the same parameters.
+      num_options: how many of the last parameters are static, and no arrays.
+    """
+
+    def make(kernel: Op) -> Op:
+        @functools.wraps(kernel)
+        def op(*args: Any) -> Any:
+            if args[0].dtype not in (jnp.float32, jnp.bfloat16):
+                return reference(*args)
+            end = len(args) - num_options
+            return with_gradient(kernel, reference, args[:end], args[end:])
+
+        return cast(Op, op)
+
+    return make

@@ -13,19 +13,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
-from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.backend import Backend, find_implementation, implementations
 from flaxen.kernels.log_softmax import gpu_invariant
 from flaxen.token_sampling import cpu, reference
 from flaxen.token_sampling.filters import row_sum
 
-IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array]]] = {
-    Backend.REFERENCE: reference.sample,
-    Backend.CPU: cpu.sample,
-    Backend.GPU: reference.sample,
-    Backend.GPU_INVARIANT: functools.partial(reference.sample, mass_sum=gpu_invariant.row_sum),
-    Backend.TPU: reference.sample,
-    Backend.TPU_TOKAMAX: reference.sample,
-}
+IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array]]] = implementations(
+    reference.sample,
+    {
+        Backend.CPU: cpu.sample,
+        Backend.GPU_INVARIANT: functools.partial(reference.sample, mass_sum=gpu_invariant.row_sum),
+    },
+)
 
 __all__ = ["row_sum", "sample"]
 

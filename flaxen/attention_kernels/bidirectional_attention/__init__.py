@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-import jax
 from jaxtyping import Array, Float, Int
 
 from flaxen.attention_kernels.bidirectional_attention import cpu, reference
-from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.backend import Backend, find_implementation, implementations
 
-IMPLEMENTATIONS: Mapping[Backend, Callable[..., jax.Array]] = {
-    Backend.REFERENCE: reference.bidirectional_attention,
-    Backend.CPU: cpu.bidirectional_attention,
-    Backend.GPU: reference.bidirectional_attention,
-    Backend.GPU_INVARIANT: reference.bidirectional_attention,
-    Backend.TPU: reference.bidirectional_attention,
-    Backend.TPU_TOKAMAX: reference.bidirectional_attention,
-}
+IMPLEMENTATIONS = implementations(
+    reference.bidirectional_attention, {Backend.CPU: cpu.bidirectional_attention}
+)
 
 
 def bidirectional_attention(

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Literal
 
-import jax
 from jaxtyping import Array, Float
 
 from flaxen.kernels.activation import cpu, reference
-from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.backend import Backend, find_implementation, implementations
 
 # gelu is the exact one, with the error function; gelu_tanh the approximation that some models were
 # trained with.
 ActivationName = Literal["gelu", "gelu_tanh", "silu", "sigmoid", "tanh"]
 
-IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array, str], jax.Array]] = {
-    Backend.REFERENCE: reference.activation,
-    Backend.CPU: cpu.activation,
-    # Elementwise, and one program for every element: XLA's is invariant on these.
-    Backend.GPU: reference.activation,
-    Backend.GPU_INVARIANT: reference.activation,
-    Backend.TPU: reference.activation,
-    Backend.TPU_TOKAMAX: reference.activation,
-}
+# Elementwise, and one program for every element: XLA's is invariant on a GPU too.
+IMPLEMENTATIONS = implementations(reference.activation, {Backend.CPU: cpu.activation})
 
 
 def activation(

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-import jax
 from jaxtyping import Array, Float
 
-from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.backend import Backend, find_implementation, implementations
 from flaxen.kernels.layer_norm import cpu, gpu_invariant, reference
 
-IMPLEMENTATIONS: Mapping[
-    Backend, Callable[[jax.Array, jax.Array, jax.Array | None, float], jax.Array]
-] = {
-    Backend.REFERENCE: reference.layer_norm,
-    Backend.CPU: cpu.layer_norm,
-    Backend.GPU: reference.layer_norm,
-    Backend.GPU_INVARIANT: gpu_invariant.layer_norm,
-    Backend.TPU: reference.layer_norm,
-    Backend.TPU_TOKAMAX: reference.layer_norm,
-}
+IMPLEMENTATIONS = implementations(
+    reference.layer_norm,
+    {Backend.CPU: cpu.layer_norm, Backend.GPU_INVARIANT: gpu_invariant.layer_norm},
+)
 
 
 def layer_norm(

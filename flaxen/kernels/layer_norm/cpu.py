@@ -1,12 +1,8 @@
-"""The layer norm by the C++ kernel, with the reference's gradient.
-
-The kernel has float32 and bfloat16; the reference computes other dtypes.
-"""
+"""The layer norm by the C++ kernel, with the reference's gradient."""
 
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -14,19 +10,11 @@ from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.layer_norm import reference
 
 
+@derivatives.by_kernel(reference.layer_norm, num_options=1)
 def layer_norm(
     x: Float[Array, "*B D"], weight: Float[Array, D], bias: Float[Array, D] | None, eps: float
 ) -> Float[Array, "*B D"]:
     """See flaxen.kernels.layer_norm.layer_norm."""
-    if x.dtype not in (jnp.float32, jnp.bfloat16):
-        return reference.layer_norm(x, weight, bias, eps)
-    out: jax.Array = derivatives.with_gradient(
-        _call, reference.layer_norm, (x, weight, bias), (float(eps),)
-    )
-    return out
-
-
-def _call(x: jax.Array, weight: jax.Array, bias: jax.Array | None, eps: float) -> jax.Array:
     # Sequential, because under vmap the weight may be batched too, and the kernel takes one weight.
     call = cpu_library.kernel(
         "layer_norm", jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"

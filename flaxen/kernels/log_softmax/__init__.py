@@ -11,17 +11,13 @@ from collections.abc import Callable, Mapping
 import jax
 from jaxtyping import Array, Float32
 
-from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.backend import Backend, find_implementation, implementations
 from flaxen.kernels.log_softmax import cpu, gpu_invariant, reference
 
-IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array], jax.Array]] = {
-    Backend.REFERENCE: reference.log_softmax,
-    Backend.CPU: cpu.log_softmax,
-    Backend.GPU: reference.log_softmax,
-    Backend.GPU_INVARIANT: gpu_invariant.log_softmax,
-    Backend.TPU: reference.log_softmax,
-    Backend.TPU_TOKAMAX: reference.log_softmax,
-}
+IMPLEMENTATIONS: Mapping[Backend, Callable[..., jax.Array]] = implementations(
+    reference.log_softmax,
+    {Backend.CPU: cpu.log_softmax, Backend.GPU_INVARIANT: gpu_invariant.log_softmax},
+)
 
 
 def log_softmax(logits: Float32[Array, "*B V"], *, backend: Backend) -> Float32[Array, "*B V"]:

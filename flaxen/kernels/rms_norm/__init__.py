@@ -7,17 +7,15 @@ from collections.abc import Callable, Mapping
 import jax
 from jaxtyping import Array, Float
 
-from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.backend import Backend, find_implementation, implementations
 from flaxen.kernels.rms_norm import cpu, gpu_invariant, reference
 
-IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
-    Backend.REFERENCE: reference.rms_norm,
-    Backend.CPU: cpu.rms_norm,
-    Backend.GPU: reference.rms_norm,
-    Backend.GPU_INVARIANT: gpu_invariant.rms_norm,
-    Backend.TPU: reference.rms_norm,
-    Backend.TPU_TOKAMAX: reference.rms_norm,
-}
+IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array, jax.Array, float], jax.Array]] = (
+    implementations(
+        reference.rms_norm,
+        {Backend.CPU: cpu.rms_norm, Backend.GPU_INVARIANT: gpu_invariant.rms_norm},
+    )
+)
 
 
 def rms_norm(

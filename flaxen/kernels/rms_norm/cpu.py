@@ -1,27 +1,12 @@
-"""The RMS norm by the C++ kernel, with the reference's gradient.
-
-The kernel has float32 and bfloat16; the reference computes other dtypes.
-"""
+"""The RMS norm by the C++ kernel, with the reference's gradient."""
 
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.rms_norm import reference
-
-
-def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Float[Array, "*B D"]:
-    """See flaxen.kernels.rms_norm.rms_norm."""
-    if x.dtype not in (jnp.float32, jnp.bfloat16):
-        return reference.rms_norm(x, weight, eps)
-    out: jax.Array = derivatives.with_gradient(
-        _call, reference.rms_norm, (x, weight), (float(eps),)
-    )
-    return out
 
 
 def differentiated(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
@@ -37,3 +22,6 @@ def _call(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     )
     out: jax.Array = call(x, weight.astype(x.dtype), eps=np.float32(eps))
     return out
+
+
+rms_norm = derivatives.by_kernel(reference.rms_norm, num_options=1)(_call)

@@ -5,23 +5,15 @@ Deliberately does not know where the angles come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.backend import Backend, find_implementation, implementations
 from flaxen.kernels.rope import cpu, reference
 
-IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
-    Backend.REFERENCE: reference.apply_rope,
-    Backend.CPU: cpu.apply_rope,
-    Backend.GPU: reference.apply_rope,
-    Backend.GPU_INVARIANT: reference.apply_rope,  # it sums nothing
-    Backend.TPU: reference.apply_rope,
-    Backend.TPU_TOKAMAX: reference.apply_rope,
-}
+# It sums nothing: XLA's is invariant on a GPU too.
+IMPLEMENTATIONS = implementations(reference.apply_rope, {Backend.CPU: cpu.apply_rope})
 
 
 def apply_rope(

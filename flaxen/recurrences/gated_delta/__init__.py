@@ -10,20 +10,15 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.backend import Backend, find_implementation, implementations
 from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.recurrences.gated_delta import cpu, reference
 from flaxen.recurrences.gated_delta.reference import Gates
 from flaxen.recurrences.sequences import Segments, check_states
 
-IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array | None]]] = {
-    Backend.REFERENCE: reference.gated_delta,
-    Backend.CPU: cpu.gated_delta,
-    Backend.GPU: reference.gated_delta,
-    Backend.GPU_INVARIANT: reference.gated_delta,
-    Backend.TPU: reference.gated_delta,
-    Backend.TPU_TOKAMAX: reference.gated_delta,
-}
+IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array | None]]] = (
+    implementations(reference.gated_delta, {Backend.CPU: cpu.gated_delta})
+)
 
 __all__ = ["Gates", "gated_delta", "state_shape"]
 

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-import jax
 from jaxtyping import Array, Float
 
-from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.backend import Backend, find_implementation, implementations
 from flaxen.recurrences.gated_norm import cpu, reference
 from flaxen.recurrences.gated_norm.reference import Options
 
-IMPLEMENTATIONS: Mapping[Backend, Callable[..., jax.Array]] = {
-    Backend.REFERENCE: reference.gated_norm,
-    Backend.CPU: cpu.gated_norm,
-    Backend.GPU: reference.gated_norm,
-    Backend.GPU_INVARIANT: reference.gated_norm,
-    Backend.TPU: reference.gated_norm,
-    Backend.TPU_TOKAMAX: reference.gated_norm,
-}
+IMPLEMENTATIONS = implementations(reference.gated_norm, {Backend.CPU: cpu.gated_norm})
 
 
 def gated_norm(

@@ -8,19 +8,14 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.backend import Backend, find_implementation, implementations
 from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.recurrences.sequences import Segments, check_states
 from flaxen.recurrences.short_convolution import cpu, reference
 
-IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array | None]]] = {
-    Backend.REFERENCE: reference.short_convolution,
-    Backend.CPU: cpu.short_convolution,
-    Backend.GPU: reference.short_convolution,
-    Backend.GPU_INVARIANT: reference.short_convolution,
-    Backend.TPU: reference.short_convolution,
-    Backend.TPU_TOKAMAX: reference.short_convolution,
-}
+IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array | None]]] = (
+    implementations(reference.short_convolution, {Backend.CPU: cpu.short_convolution})
+)
 
 
 def state_shape(num_taps: int, num_channels: int) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """The short convolution by the C++ kernel, with the reference's gradient.
 
-The kernel has float32 and bfloat16; the reference computes other dtypes.
 Deliberately does not know the algorithm: csrc/short_convolution.inc.
 """
 
@@ -16,6 +15,7 @@ from flaxen.recurrences.sequences import Segments, native
 from flaxen.recurrences.short_convolution import reference
 
 
+@derivatives.by_kernel(reference.short_convolution, num_options=1)
 def short_convolution(
     x: jax.Array,
     weight: jax.Array,
@@ -25,22 +25,6 @@ def short_convolution(
     has_silu: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     """See flaxen.recurrences.short_convolution.short_convolution."""
-    if x.dtype not in (jnp.float32, jnp.bfloat16):
-        return reference.short_convolution(x, weight, bias, states, batch, has_silu)
-    found: tuple[jax.Array, jax.Array | None]
-    args = (x, weight, bias, states, batch)
-    found = derivatives.with_gradient(_call, reference.short_convolution, args, (has_silu,))
-    return found
-
-
-def _call(
-    x: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None,
-    states: jax.Array | None,
-    batch: PagedBatch | Segments,
-    has_silu: bool,
-) -> tuple[jax.Array, jax.Array | None]:
     vectors = [each.astype(jnp.float32) for each in (weight, bias) if each is not None]
     return native(
         "short_convolution",

@@ -8,20 +8,15 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.backend import Backend, find_implementation, implementations
 from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.recurrences.sequences import Segments, check_states
 from flaxen.recurrences.state_space import cpu, reference
 from flaxen.recurrences.state_space.reference import Dynamics
 
-IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array | None]]] = {
-    Backend.REFERENCE: reference.state_space,
-    Backend.CPU: cpu.state_space,
-    Backend.GPU: reference.state_space,
-    Backend.GPU_INVARIANT: reference.state_space,
-    Backend.TPU: reference.state_space,
-    Backend.TPU_TOKAMAX: reference.state_space,
-}
+IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array | None]]] = (
+    implementations(reference.state_space, {Backend.CPU: cpu.state_space})
+)
 
 __all__ = ["Dynamics", "state_shape", "state_space"]
 
