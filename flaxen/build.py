@@ -99,7 +99,9 @@ def build(
     """
     report = on_progress or (lambda stage, done, total: None)
     with _without_collection(), _calls_of_all_processes() as through:
-        return _build(args, report, compiles_beside, lora, definition, through)
+        prepared, draft = prepare_both(prepare(args, report, lora, definition), report, lora)
+        with opened_store(prepared) as store:
+            return _parts(prepared, draft, store, report, compiles_beside, through)
 
 
 def follow_process_0(
@@ -136,20 +138,6 @@ def _without_collection() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
-
-
-def _build(
-    args: EngineArgs,
-    report: OnProgress,
-    compiles_beside: bool,
-    lora: LoraLimits | None,
-    definition: Definition | None,
-    through: Callable[[DeviceCalls], DeviceCalls],
-) -> Parts:
-    prepared = prepare(args, report, lora, definition)
-    prepared, draft = prepare_both(prepared, report, lora)
-    with opened_store(prepared) as store:
-        return _parts(prepared, draft, store, report, compiles_beside, through)
 
 
 def _parts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flaxen.api_description.bodies import Schemas
-from flaxen.api_description.operation import BODY_ERRORS, JSON, TEXT, Operation, Schema
+from flaxen.api_description.operation import JSON, TEXT, Operation, Schema, reading
 from flaxen.control_routes.bodies import UpdateBody
 from flaxen.engine.control import PauseMode, Tag
 
@@ -34,10 +34,9 @@ def control_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
         ("POST", "/sleep"): changing("Frees memory.", level={"enum": [1, 2]}, mode=mode),
         ("POST", "/wake_up"): changing("Takes memory again.", tags=tags),
         ("GET", "/is_sleeping"): telling("Whether memory is freed."),
-        ("POST", "/update_weights_from_disk"): Operation(
-            summary="Serves other weights of the same model.",
-            body=schemas.body(UpdateBody),
-            answers={JSON: {"type": "object"}},
-            errors=BODY_ERRORS,
+        ("POST", "/update_weights_from_disk"): reading(
+            "Serves other weights of the same model.",
+            schemas.body(UpdateBody),
+            {JSON: {"type": "object"}},
         ),
     }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from flaxen.api_description.answers import EVENT_STREAM
 from flaxen.api_description.bodies import Schemas
 from flaxen.api_description.operation import (
-    BODY_ERRORS,
     ENGINE_ERRORS,
     EVENTS,
     JSON,
     Operation,
     Schema,
+    reading,
     ref,
 )
 from flaxen.llama_cpp_routes import bodies, infill
@@ -39,12 +39,7 @@ def llama_cpp_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
     continued = ref("Continued")
     whole: Schema = {"anyOf": [continued, {"type": "array", "items": continued}]}
     chat = schemas.body(CommonBody, ChatBody, without_effect=without_effect.CHAT)
-    count = Operation(
-        summary="The number of tokens of messages.",
-        body=chat,
-        answers={JSON: ref("CountedTokens")},
-        errors=BODY_ERRORS,
-    )
+    count = reading("The number of tokens of messages.", chat, {JSON: ref("CountedTokens")})
     return {
         ("POST", "/completion"): Operation(
             summary="Continues prompts.",
@@ -58,12 +53,7 @@ def llama_cpp_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
             answers={JSON: continued, EVENTS: EVENT_STREAM},
             errors=ENGINE_ERRORS,
         ),
-        ("POST", "/apply-template"): Operation(
-            summary="The text of messages.",
-            body=chat,
-            answers={JSON: ref("Prompt")},
-            errors=BODY_ERRORS,
-        ),
+        ("POST", "/apply-template"): reading("The text of messages.", chat, {JSON: ref("Prompt")}),
         ("GET", "/props"): Operation(summary="What is served.", answers={JSON: ref("Props")}),
         **dict.fromkeys(
             [("POST", f"{v}/chat/completions/input_tokens") for v in ("/v1", "")], count

@@ -49,3 +49,8 @@ class Operation:
     error: str = "Error"
     query: Mapping[str, Schema] = field(default_factory=dict)
     is_open: bool = False  # whether it needs no key
+
+
+def reading(summary: str, body: Schema, answers: Mapping[str, Schema]) -> Operation:
+    """An operation that reads a body, and computes nothing."""
+    return Operation(summary=summary, body=body, answers=answers, errors=BODY_ERRORS)

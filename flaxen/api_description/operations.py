@@ -10,7 +10,6 @@ from flaxen.api_description.bodies import BLOCK_MESSAGES, CHATS, Schemas
 from flaxen.api_description.control import control_operations
 from flaxen.api_description.llama_cpp import llama_cpp_operations
 from flaxen.api_description.operation import (
-    BODY_ERRORS,
     BYTES,
     ENGINE_ERRORS,
     EVENTS,
@@ -20,6 +19,7 @@ from flaxen.api_description.operation import (
     Operation,
     Schema,
     json_of,
+    reading,
     ref,
 )
 from flaxen.api_description.stored import stored_operations
@@ -179,11 +179,8 @@ def _responses(schemas: Schemas) -> dict[Route, Operation]:
             answers=json_of("CompactedResponse"),
             errors=ENGINE_ERRORS,
         ),
-        ("POST", "/v1/responses/input_tokens"): Operation(
-            summary="The number of tokens of an input.",
-            body=body,
-            answers=json_of("InputTokens"),
-            errors=BODY_ERRORS,
+        ("POST", "/v1/responses/input_tokens"): reading(
+            "The number of tokens of an input.", body, json_of("InputTokens")
         ),
         ("GET", _RESPONSE): operation(
             "A response.", events, stream={"type": "boolean"}, starting_after=whole
@@ -249,17 +246,13 @@ def _telling(schemas: Schemas) -> dict[Route, Operation]:
     return {
         ("GET", "/v1/models"): operation("The models and adapters.", "Models"),
         ("GET", "/v1/models/{name:path}"): operation("One of them.", "Model", 404),
-        ("POST", "/tokenize"): Operation(
-            summary="The token ids of a text or of messages.",
-            body={"anyOf": [_tokenized(schemas), content]},
-            answers={JSON: {"anyOf": [ref("Tokens"), ref("ContentTokens")]}},
-            errors=BODY_ERRORS,
+        ("POST", "/tokenize"): reading(
+            "The token ids of a text or of messages.",
+            {"anyOf": [_tokenized(schemas), content]},
+            {JSON: {"anyOf": [ref("Tokens"), ref("ContentTokens")]}},
         ),
-        ("POST", "/detokenize"): Operation(
-            summary="The text of token ids.",
-            body=schemas.body(DetokenizeBody),
-            answers=json_of("Prompt"),
-            errors=BODY_ERRORS,
+        ("POST", "/detokenize"): reading(
+            "The text of token ids.", schemas.body(DetokenizeBody), json_of("Prompt")
         ),
         ("GET", "/tokenizer_info"): operation("The special tokens.", "TokenizerInfo"),
         ("GET", "/health"): operation("Whether requests are taken.", "Health", 503, is_open=True),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flaxen.api_description.bodies import Schemas
 from flaxen.api_description.operation import (
-    BODY_ERRORS,
     BYTES,
     PAGING,
     PLAIN,
     Operation,
     Schema,
     json_of,
+    reading,
 )
 from flaxen.job_routes.batches.routes import BatchBody
 from flaxen.job_routes.files.routes import PURPOSES
@@ -62,11 +62,8 @@ def _chats(schemas: Schemas) -> Operations:
             "The chats.", "ChatCompletions", model={"type": "string"}, order=_ORDER
         ),
         ("GET", _CHAT): _operation("A chat.", "ChatCompletion"),
-        ("POST", _CHAT): Operation(
-            summary="Gives a chat other metadata.",
-            body=schemas.body(UpdateBody),
-            answers=json_of("ChatCompletion"),
-            errors=BODY_ERRORS,
+        ("POST", _CHAT): reading(
+            "Gives a chat other metadata.", schemas.body(UpdateBody), json_of("ChatCompletion")
         ),
         ("DELETE", _CHAT): _operation("Deletes a chat.", "Deleted"),
         ("GET", f"{_CHAT}/messages"): _page("What was asked.", "ChatMessages", order=_ORDER),
@@ -75,17 +72,11 @@ def _chats(schemas: Schemas) -> Operations:
 
 def _adapters(schemas: Schemas) -> Operations:
     return {
-        ("POST", "/v1/load_lora_adapter"): Operation(
-            summary="Loads an adapter.",
-            body=schemas.body(LoadAdapterBody),
-            answers=PLAIN,
-            errors=BODY_ERRORS,
+        ("POST", "/v1/load_lora_adapter"): reading(
+            "Loads an adapter.", schemas.body(LoadAdapterBody), PLAIN
         ),
-        ("POST", "/v1/unload_lora_adapter"): Operation(
-            summary="Unloads an adapter.",
-            body=schemas.body(UnloadAdapterBody),
-            answers=PLAIN,
-            errors=BODY_ERRORS,
+        ("POST", "/v1/unload_lora_adapter"): reading(
+            "Unloads an adapter.", schemas.body(UnloadAdapterBody), PLAIN
         ),
     }
 
@@ -113,11 +104,8 @@ def _files(schemas: Schemas) -> Operations:
             errors=_STORED,
         ),
         ("DELETE", "/v1/files/{file_id}"): _operation("Deletes a file.", "Deleted"),
-        ("POST", "/v1/batches"): Operation(
-            summary="Answers a file of requests.",
-            body=schemas.body(BatchBody),
-            answers=json_of("Batch"),
-            errors=BODY_ERRORS,
+        ("POST", "/v1/batches"): reading(
+            "Answers a file of requests.", schemas.body(BatchBody), json_of("Batch")
         ),
         ("GET", "/v1/batches"): _page("The batches.", "Batches"),
         ("GET", _BATCH): _operation("A batch.", "Batch"),
@@ -127,11 +115,8 @@ def _files(schemas: Schemas) -> Operations:
 
 def _jobs(schemas: Schemas) -> Operations:
     return {
-        ("POST", "/v1/fine_tuning/jobs"): Operation(
-            summary="Creates a job.",
-            body=schemas.body(JobBody),
-            answers=json_of("FineTuningJob"),
-            errors=BODY_ERRORS,
+        ("POST", "/v1/fine_tuning/jobs"): reading(
+            "Creates a job.", schemas.body(JobBody), json_of("FineTuningJob")
         ),
         ("GET", "/v1/fine_tuning/jobs"): _page("The jobs.", "FineTuningJobs"),
         ("GET", _JOB): _operation("A job.", "FineTuningJob"),

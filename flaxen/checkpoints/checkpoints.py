@@ -12,7 +12,6 @@ import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 
 from flaxen.checkpoints.pieces import take_apart
 from flaxen.checkpoints.reading import Json, Restored, Tree, restore, steps_in
@@ -65,12 +64,7 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def steps(self) -> list[int]:

@@ -31,16 +31,16 @@ from flaxen.sharding.placement import Placement
 from flaxen.tensors.packing.arrays import fill_parts, put_parts
 from flaxen.tensors.packing.layout import Layout, num_bytes
 from flaxen.tensors.packing.memory import WeightMemory
-from flaxen.tensors.packing.pack import Packing, Quantization, quantized_layout
+from flaxen.tensors.packing.pack import Packing, quantized_layout
 from flaxen.tensors.packing.quantize import quantize
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.form import Form
+from flaxen.weights.form import Form, LoadsParams
 from flaxen.weights.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Definition:
+class Definition(LoadsParams):
     """A model in memory, with what serving and training need beside it.
 
         model, params = flaxen.from_nnx(module, max_position=2048)
@@ -101,29 +101,11 @@ class Definition:
             return Tokenizer.from_directory(directory)
         return open_checkpoint(resolve(str(self.tokenizer))).make_tokenizer()
 
-    def load_params(
-        self,
-        dtype: jnp.dtype,
-        on_progress: Callable[[int, int], None] | None = None,
-        *,
-        backend: Backend = Backend.REFERENCE,
-        quantization: Quantization = "none",
-        placement: Placement | None = None,
-    ) -> Params:
-        """Returns the parameters in the form for computing, as in `weights.checkpoint.Checkpoint`.
-
-        Raises:
-          ValueError: the dtype or quantization is not supported, or the backend can't use a mesh.
-        """
-        form = Form(
-            dtype=jnp.dtype(dtype),
-            backend=backend,
-            quantization=quantization,
-            placement=placement,
-        )
+    def params_in(self, form: Form, on_progress: Callable[[int, int], None] | None) -> Params:
+        """See LoadsParams.load_params."""
         name, params = self.model.trained, self.params
-        if placement is not None:
-            params = _on_mesh(self.model.param_specs, params, placement)
+        if form.placement is not None:
+            params = _on_mesh(self.model.param_specs, params, form.placement)
         if name is None:
             params = _in_form(self.model.param_specs, params, form)
         else:  # statistics and computed tables keep their precision

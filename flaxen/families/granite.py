@@ -7,7 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, hf_values, tensors
 from flaxen.families.family import Family
-from flaxen.families.hf_values import flag, positive
+from flaxen.families.hf_values import positive
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 
@@ -18,7 +18,6 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    mlp_has = flag(fields, "mlp_bias")
     return hf.decoder_config(
         fields,
         attention={
@@ -27,7 +26,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         },
         mlp={
             "activation": hf.activation(fields, "hidden_act", "silu"),
-            "biases": ("w_gate", "w_up", "w_down") if mlp_has else (),
+            "biases": hf.mlp_biases(fields),
         },
         layer={"residual_scale": positive(fields, "residual_multiplier", 1.0)},
         embed_scale=positive(fields, "embedding_multiplier", 1.0),

@@ -176,6 +176,11 @@ def attention_biases(hf: Mapping[str, Any]) -> tuple[str, ...]:
     return ("wq", "wk", "wv", "wo") if flag(hf, "attention_bias") else ()
 
 
+def mlp_biases(hf: Mapping[str, Any]) -> tuple[str, ...]:
+    """The weights of a gated MLP that have a bias where mlp_bias is true: all."""
+    return ("w_gate", "w_up", "w_down") if flag(hf, "mlp_bias") else ()
+
+
 def rms_norm(hf: Mapping[str, Any], **own: Any) -> Norm:
     """The RMS norm of rms_norm_eps, with fields of Norm."""
     return Norm(eps=positive(hf, "rms_norm_eps", 1e-6), **own)

@@ -21,6 +21,11 @@ def whole(fields: Mapping[str, Any], name: str, *, default: int | None = None) -
     return value
 
 
+def whole_or_none(fields: Mapping[str, Any], name: str) -> int | None:
+    """Reads a whole number above 0; null and missing are None."""
+    return None if fields.get(name) is None else whole(fields, name)
+
+
 def natural(fields: Mapping[str, Any], name: str) -> int:
     """Reads a whole number of at least 0.
 

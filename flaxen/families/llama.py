@@ -7,7 +7,6 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
-from flaxen.families.hf_values import flag
 from flaxen.models.config import DecoderConfig
 
 
@@ -17,11 +16,10 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    has_biases = flag(fields, "mlp_bias")
     return hf.decoder_config(
         fields,
         attention={"biases": hf.attention_biases(fields)},
-        mlp={"biases": ("w_gate", "w_up", "w_down") if has_biases else ()},
+        mlp={"biases": hf.mlp_biases(fields)},
         refused=("sliding_window", "use_sliding_window", "layer_types"),
     )
 

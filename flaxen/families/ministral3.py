@@ -7,7 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
-from flaxen.families.hf_values import positive, require_present, whole
+from flaxen.families.hf_values import positive, require_present, whole, whole_or_none
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, Temperature
 
@@ -28,7 +28,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     interval = whole(rope, "original_max_position_embeddings")
     for name in (_BETA, "max_position_embeddings"):
         rope.pop(name, None)
-    window = None if fields.get("sliding_window") is None else whole(fields, "sliding_window")
+    window = whole_or_none(fields, "sliding_window")
     return hf.decoder_config(
         {**fields, "rope_parameters": rope},
         attention={"window": window, "temperature": Temperature(interval=interval, scale=beta)},

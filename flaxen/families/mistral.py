@@ -7,7 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
-from flaxen.families.hf_values import require_present, whole
+from flaxen.families.hf_values import require_present, whole_or_none
 from flaxen.models.config import DecoderConfig
 
 
@@ -19,9 +19,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     """
     # Both have had defaults other than "none" in transformers, so a guess could be wrong.
     require_present(fields, "sliding_window", "num_key_value_heads")
-    window: int | None = None
-    if fields["sliding_window"] is not None:
-        window = whole(fields, "sliding_window")
+    window = whole_or_none(fields, "sliding_window")
     return hf.decoder_config(
         fields,
         windows=(window,) * hf.num_layers(fields),

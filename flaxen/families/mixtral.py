@@ -8,7 +8,7 @@ from typing import Any
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf
 from flaxen.families.family import Family
-from flaxen.families.hf_values import positive, require_present, whole
+from flaxen.families.hf_values import positive, require_present, whole, whole_or_none
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.experts import Experts
 
@@ -20,7 +20,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     require_present(fields, "sliding_window", "num_key_value_heads", "rms_norm_eps")
-    window = None if fields["sliding_window"] is None else whole(fields, "sliding_window")
+    window = whole_or_none(fields, "sliding_window")
     config = hf.decoder_config(
         {**fields, "rope_theta": positive(fields, "rope_theta", 1_000_000.0)},
         windows=(window,) * hf.num_layers(fields),

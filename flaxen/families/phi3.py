@@ -8,7 +8,7 @@ from typing import Any
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_rope import rope_config
-from flaxen.families.hf_values import require_present, whole
+from flaxen.families.hf_values import require_present, whole_or_none
 from flaxen.families.rules import Split, TensorRule, with_rules
 from flaxen.models.config import DecoderConfig
 
@@ -20,9 +20,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     require_present(fields, "rms_norm_eps")
-    window: int | None = None
-    if fields.get("sliding_window") is not None:
-        window = whole(fields, "sliding_window")
+    window = whole_or_none(fields, "sliding_window")
     return hf.decoder_config(
         fields,
         attention={"rope": rope_config(_renamed(fields), default_partial=1.0), "window": window},

@@ -22,7 +22,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     require_present(fields, "num_key_value_heads")
-    theta, has_biases = positive(fields, "rope_theta", 2_000_000.0), flag(fields, "mlp_bias")
+    theta = positive(fields, "rope_theta", 2_000_000.0)
     config = hf.decoder_config(
         {"tie_word_embeddings": True, **fields},
         attention={
@@ -31,7 +31,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         },
         mlp={
             "activation": hf.activation(fields, "hidden_act", "silu"),
-            "biases": ("w_gate", "w_up", "w_down") if has_biases else (),
+            "biases": hf.mlp_biases(fields),
         },
         reads=("hidden_act", "no_rope_layers"),
     )

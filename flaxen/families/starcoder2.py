@@ -7,7 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
-from flaxen.families.hf_values import flag, require_present, whole
+from flaxen.families.hf_values import flag, require_present, whole_or_none
 from flaxen.families.rules import renamed
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.mlp import DenseMlp
@@ -21,7 +21,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     """
     require_present(fields, "num_key_value_heads")
     has_biases = flag({"use_bias": True, **fields}, "use_bias")
-    window = None if fields.get("sliding_window") is None else whole(fields, "sliding_window")
+    window = whole_or_none(fields, "sliding_window")
     return hf.decoder_config(
         {"tie_word_embeddings": True, **fields},
         attention={"biases": ("wq", "wk", "wv", "wo") if has_biases else (), "window": window},

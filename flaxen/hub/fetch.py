@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os.path import samestat
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, cast, final
 
 from flaxen.hub.selection import RepoFile
@@ -122,12 +121,7 @@ class _Counter:
     def __enter__(self) -> _Counter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         pass
 
 

@@ -97,16 +97,10 @@ class _Paged:
         cache: LayerPages,
         sinks: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerPages]:
-        def run(
-            q: jax.Array,
-            k: jax.Array,
-            v: jax.Array | None,
-            sinks: jax.Array | None,
-            pages: Pages,
-            batch: PagedBatch,
-        ) -> tuple[jax.Array, Pages]:
+        def run(*operands: Any) -> tuple[jax.Array, Pages]:
+            q, k, v, sinks, *paged = operands
             return paged_attention(
-                *(q, k, v, pages, batch), sinks=sinks, backend=self.backend, **_settings(spec)
+                *(q, k, v, *paged), sinks=sinks, backend=self.backend, **_settings(spec)
             )
 
         call: Callable[..., tuple[jax.Array, Any]] = run

@@ -67,12 +67,7 @@ def over_pages(
     parts = placement.shape.tensor
 
     def call(
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array | None,
-        sinks: jax.Array | None,
-        pages: Any,
-        batch: Any,
+        q: jax.Array, k: jax.Array, v: jax.Array | None, *others: Any
     ) -> tuple[jax.Array, Any]:
         num_kv_heads = k.shape[-2]
         check_heads(q.shape[-2], num_kv_heads, parts)
@@ -81,23 +76,18 @@ def over_pages(
         pages_spec = P(*("tensor" if axis == "kv_heads" else None for axis in page_axes))
 
         def on_device(
-            q: jax.Array,
-            k: jax.Array,
-            v: jax.Array | None,
-            sinks: jax.Array | None,
-            pages: Any,
-            batch: Any,
+            q: jax.Array, k: jax.Array, v: jax.Array | None, *others: Any
         ) -> tuple[jax.Array, Any]:
             if is_copied:
                 k, v = own_head(k, parts), None if v is None else own_head(v, parts)
-            return run(q, k, v, sinks, pages, batch)
+            return run(q, k, v, *others)
 
         mapped = placement.shard_map(
             on_device,
             in_specs=(heads, *(P() if is_copied else heads,) * 2, P("tensor"), pages_spec, P()),
             out_specs=(heads, pages_spec),
         )
-        found: tuple[jax.Array, Any] = mapped(q, k, v, sinks, pages, batch)
+        found: tuple[jax.Array, Any] = mapped(q, k, v, *others)
         return found
 
     return call

@@ -146,15 +146,7 @@ def plan_serving(
         hardware=hardware,
         num_replicas=num_replicas,
     )
-    plan = _with_cache(plan, cache, sizes, config)
-    context = sizes.longest_at_once(cache.num_bytes, cache.max_model_len)
-    return _with_steps(plan, engine, device.step_bytes, max(1, context), compiles)
-
-
-def _with_cache(
-    plan: ServingPlan, cache: CachePlan, sizes: CacheSizes, config: EngineConfig
-) -> ServingPlan:
-    return replace(
+    plan = replace(
         plan,
         max_model_len=cache.max_model_len,
         largest_batch=int(cache.num_whole),
@@ -162,6 +154,8 @@ def _with_cache(
         num_cache_tokens=cache.num_tokens,
         config=config,
     )
+    context = sizes.longest_at_once(cache.num_bytes, cache.max_model_len)
+    return _with_steps(plan, engine, device.step_bytes, max(1, context), compiles)
 
 
 def _cache_sizes(model: Model, page_size: int, steps: StepSizes, cached: jnp.dtype) -> CacheSizes:

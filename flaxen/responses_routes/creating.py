@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from starlette.background import BackgroundTask
 from starlette.requests import Request as HttpRequest
@@ -73,36 +74,31 @@ async def _in_background(responses: Responses, making: _Making, *, is_streamed: 
     return JSONResponse(dict(first.response), background=BackgroundTask(until_end))
 
 
+@dataclass
 class _Making:
     """A response that is being made. The creator must await `close`, or `run`, which does it."""
 
-    def __init__(
-        self,
-        responses: Responses,
-        context: Context,
-        read: ReadRequest[View],
-        writer: ResponseWriter,
-        streams: EngineStreams,
-        log: RequestLog,
-    ) -> None:
-        self.log = log
-        self._responses = responses
-        self._context = context
-        self._read = read
-        self._writer = writer
-        self._streams = streams
-        self._is_cancelled = False
-        self.close = streams.close
+    responses: Responses
+    context: Context
+    read: ReadRequest[View]
+    writer: ResponseWriter
+    streams: EngineStreams
+    log: RequestLog
+    is_cancelled: bool = False
+
+    async def close(self) -> None:
+        """Ends the streams."""
+        await self.streams.close()
 
     def stored(self) -> StoredResponse:
         """The response as it is now, and the items of its input."""
-        return StoredResponse(response=self._writer.response(), items=self._read.view.items)
+        return StoredResponse(response=self.writer.response(), items=self.read.view.items)
 
     def cancel(self) -> None:
         """Ends the response soon."""
-        self._is_cancelled = True
-        for request in self._read.requests:
-            self._context.engine.abort(request.request_id)
+        self.is_cancelled = True
+        for request in self.read.requests:
+            self.context.engine.abort(request.request_id)
 
     async def to_end(self) -> bool:
         """Makes the whole response, and keeps it. Returns True.
@@ -110,8 +106,8 @@ class _Making:
         Raises:
           ApiError: it failed.
         """
-        async for _, event in self._streams.events():
-            self._writer.push(event)
+        async for _, event in self.streams.events():
+            self.writer.push(event)
         await self._keep()
         return True
 
@@ -128,20 +124,20 @@ class _Making:
                 run.add(event)
         finally:
             run.end()
-            self._responses.runs.tidy()
+            self.responses.runs.tidy()
             await self.close()
 
     async def _events(self) -> AsyncGenerator[Event, None]:
         """All events, the last of which tells how the response ended: it is kept before that."""
-        writer = self._writer
+        writer = self.writer
         for event in writer.begin():
             yield event
         try:
-            async for _, token_event in self._streams.events():
+            async for _, token_event in self.streams.events():
                 for event in writer.push(token_event):
                     yield event
         except Exception as error:  # whatever it was, the stream says that the response failed
-            if self._is_cancelled:
+            if self.is_cancelled:
                 ends = writer.cancel()
             else:
                 api_error = as_api_error(error)
@@ -153,8 +149,8 @@ class _Making:
         yield writer.last()
 
     async def _keep(self) -> None:
-        if self._read.view.body.store is not False:
-            await self._responses.store.put(self.stored())
+        if self.read.view.body.store is not False:
+            await self.responses.store.put(self.stored())
 
 
 async def count_input_tokens(responses: Responses, context: Context, http: HttpRequest) -> Response:

@@ -70,10 +70,10 @@ class Scheduler:
         self._running = Running(config.max_num_seqs, self.pools, self.adapter_slots, self.counters)
         self._waiting = Waiting()
         self._admission = Admission(
-            self._waiting,
-            self._running,
-            self.pools,
-            self.adapter_slots,
+            waiting=self._waiting,
+            running=self._running,
+            pools=self.pools,
+            adapter_slots=self.adapter_slots,
             pace=pace,
             page_size=config.page_size,
             whole_prompts=config.whole_prompts,
@@ -111,16 +111,14 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence of a checked request. Sets its max_num_tokens."""
-        max_model_len = self.config.max_model_len
+        most = self.config.max_model_len
         if sequence.pooling is not None:  # it gets no output token, for which there may be no room
-            sequence.max_num_tokens = sequence.num_prompt_tokens + 1
-            self._waiting.add(sequence)
-            return
-        assert len(sequence.tokens) < max_model_len, "a prompt without room for an output token"
-        max_tokens = sequence.sampling.max_tokens
-        sequence.max_num_tokens = max_model_len
-        if max_tokens is not None:
-            sequence.max_num_tokens = min(max_model_len, sequence.num_prompt_tokens + max_tokens)
+            most = sequence.num_prompt_tokens + 1
+        else:
+            assert len(sequence.tokens) < most, "a prompt without room for an output token"
+            if (max_tokens := sequence.sampling.max_tokens) is not None:
+                most = min(most, sequence.num_prompt_tokens + max_tokens)
+        sequence.max_num_tokens = most
         self._waiting.add(sequence)
 
     def schedule(self, drafts: Mapping[Sequence, int] = _NO_DRAFTS) -> StepPlan:

@@ -16,19 +16,17 @@ import jax.numpy as jnp
 from flaxen.families import Family
 from flaxen.families.rules import Rules, tensor_of
 from flaxen.hub.weight_files import check_is_model, read_json
-from flaxen.kernels.backend import Backend
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.head import HeadConfig, with_head
 from flaxen.models.model import Model, Params
 from flaxen.protocol import PoolingInfo
-from flaxen.sharding.placement import Placement
 from flaxen.tensors.packing.pack import Quantization
 from flaxen.tensors.quantized import methods
 from flaxen.tensors.quantized.floats import DTYPES as QUANTIZED_DTYPES
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.weights.form import Form, num_bytes
+from flaxen.weights.form import Form, LoadsParams, num_bytes
 from flaxen.weights.gguf import model as gguf_model
 from flaxen.weights.gguf.reader import read_gguf
 from flaxen.weights.huggingface.classifier import SCORE, decoder_head
@@ -45,7 +43,7 @@ from flaxen.weights.sources import Sources, find_sources
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(LoadsParams):
     """A model in files: its configuration, and functions that load its parameters and tokenizer."""
 
     name: str
@@ -74,44 +72,13 @@ class Checkpoint:
         self._check_quantization(form.quantization)
         return num_bytes(self.model.param_specs, self.sources.params, form)
 
-    def load_params(
-        self,
-        dtype: jnp.dtype,
-        on_progress: Callable[[int, int], None] | None = None,
-        *,
-        backend: Backend = Backend.REFERENCE,
-        quantization: Quantization = "none",
-        placement: Placement | None = None,
-    ) -> Params:
-        """Loads the parameters in a tree like model.param_specs.
-
-        Args:
-          dtype: the dtype of arrays that are not quantized: float32, bfloat16 or, if not packed,
-              float16.
-          on_progress: called with the bytes read and the total bytes.
-          backend: what will compute with them. If it packs weights, True makes each matrix a
-              flaxen.kernels.linear.packed.PackedLinear [in, out], including the embedding (whose
-              rows are outputs); False gives plain arrays.
-          quantization: of packed matrices. "auto" keeps the file's quantization; "none"
-              dequantizes, as plain arrays always are; "int8" and "int4" quantize all matrices. See
-              docs/decisions/0051-quantized-weights.md.
-          placement: the mesh that they are laid over: each device's part is read by itself, and
-              only on the process that has the device. None is the default device.
-
-        Raises:
-          ValueError: the dtype or quantization is not supported, weights can't be quantized, a
-              file has changed since it was opened, or the backend can't use a mesh.
-        """
-        self._check_quantization(quantization)
+    def params_in(self, form: Form, on_progress: Callable[[int, int], None] | None) -> Params:
+        """See LoadsParams.load_params."""
+        self._check_quantization(form.quantization)
         return load_params(
             self.model.param_specs,
             self.sources.params,
-            Form(
-                dtype=jnp.dtype(dtype),
-                backend=backend,
-                quantization=quantization,
-                placement=placement,
-            ),
+            form,
             round_to=self.round_to,
             on_progress=on_progress,
         )

@@ -14,16 +14,13 @@ import jax.numpy as jnp
 from flaxen.families.encoder_family import EncoderFamily
 from flaxen.families.encoders import ENCODERS
 from flaxen.hub.weight_files import read_json
-from flaxen.kernels.backend import Backend
 from flaxen.models.encoder import encoder
 from flaxen.models.model import Model, Params
 from flaxen.protocol import PoolingInfo
-from flaxen.sharding.placement import Placement
-from flaxen.tensors.packing.pack import Quantization
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import model_name, stored_dtype
-from flaxen.weights.form import Form, num_bytes
+from flaxen.weights.form import Form, LoadsParams, num_bytes
 from flaxen.weights.huggingface.architecture import architecture
 from flaxen.weights.huggingface.pooling import read_classification, read_embedding
 from flaxen.weights.params import load_params
@@ -36,7 +33,7 @@ _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNor
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderCheckpoint:
+class EncoderCheckpoint(LoadsParams):
     """An encoder in files: its model, how it pools, and functions that load what it needs."""
 
     name: str
@@ -57,26 +54,8 @@ class EncoderCheckpoint:
         """The bytes that the parameters will take in memory."""
         return num_bytes(self.model.param_specs, self.sources.params, form)
 
-    def load_params(
-        self,
-        dtype: jnp.dtype,
-        on_progress: Callable[[int, int], None] | None = None,
-        *,
-        backend: Backend = Backend.REFERENCE,
-        quantization: Quantization = "none",
-        placement: Placement | None = None,
-    ) -> Params:
-        """Loads the parameters in a tree like model.param_specs, as Checkpoint does.
-
-        Raises:
-          ValueError: as in Checkpoint.load_params.
-        """
-        form = Form(
-            dtype=jnp.dtype(dtype),
-            backend=backend,
-            quantization=quantization,
-            placement=placement,
-        )
+    def params_in(self, form: Form, on_progress: Callable[[int, int], None] | None) -> Params:
+        """See LoadsParams.load_params."""
         return load_params(
             self.model.param_specs,
             self.sources.params,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from jax.sharding import NamedSharding
 
 from flaxen.kernels.backend import Backend
 from flaxen.models.layout import param_shardings
+from flaxen.models.model import Params
 from flaxen.models.param_spec import ParamSpec
 from flaxen.sharding.placement import Placement
 from flaxen.tensors.packing.layout import Layout
@@ -109,3 +112,47 @@ def layout_of(source: Source, form: Form) -> Layout | None:
     )
     layout = stack_layout(source.experts, choose) if spec.is_stack else choose(source.matrix)
     return layout if form.backend.packs_weights or layout.scale_dtype is not None else None
+
+
+class LoadsParams(ABC):
+    """Whatever a model's parameters are loaded from."""
+
+    def load_params(
+        self,
+        dtype: jnp.dtype,
+        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        backend: Backend = Backend.REFERENCE,
+        quantization: Quantization = "none",
+        placement: Placement | None = None,
+    ) -> Params:
+        """Loads the parameters in a tree like model.param_specs.
+
+        Args:
+          dtype: the dtype of arrays that are not quantized: float32, bfloat16 or, if not packed,
+              float16.
+          on_progress: called with the bytes read and the total bytes.
+          backend: what will compute with them. If it packs weights, True makes each matrix a
+              flaxen.kernels.linear.packed.PackedLinear [in, out], including the embedding (whose
+              rows are outputs); False gives plain arrays.
+          quantization: of packed matrices. "auto" keeps the file's quantization; "none"
+              dequantizes, as plain arrays always are; "int8" and "int4" quantize all matrices. See
+              docs/decisions/0051-quantized-weights.md.
+          placement: the mesh that they are laid over: each device's part is read by itself, and
+              only on the process that has the device. None is the default device.
+
+        Raises:
+          ValueError: the dtype or quantization is not supported, weights can't be quantized, a
+              file has changed since it was opened, or the backend can't use a mesh.
+        """
+        form = Form(
+            dtype=jnp.dtype(dtype),
+            backend=backend,
+            quantization=quantization,
+            placement=placement,
+        )
+        return self.params_in(form, on_progress)
+
+    @abstractmethod
+    def params_in(self, form: Form, on_progress: Callable[[int, int], None] | None) -> Params:
+        """See `load_params`."""

@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from flaxen.job_routes.fine_tuning.job_log import JobLog
 from flaxen.job_routes.fine_tuning.job_progress import JobRecorder, JobWatch
@@ -63,12 +62,7 @@ class JobWorker:
             thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
