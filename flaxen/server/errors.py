@@ -6,6 +6,7 @@ Deliberately does not know any route, or the form in which clients are told.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 
 from flaxen.protocol import (
     EngineBusyError,
@@ -16,6 +17,7 @@ from flaxen.protocol import (
 )
 
 
+@dataclass(eq=False, repr=False)
 class ApiError(Exception):
     """An error to report to the client: its status and the fields of OpenAI's error body.
 
@@ -25,26 +27,15 @@ class ApiError(Exception):
           log then has the code and the param, without the message.
     """
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        type: str = "invalid_request_error",
-        headers: dict[str, str] | None = None,
-        cause: Exception | str | None = None,
-        quotes_values: bool = False,
-    ) -> None:
-        self.status = status
-        self.message = message
-        self.param = param
-        self.code = code
-        self.type = type
-        self.headers = headers
-        self.cause = cause
-        self.quotes_values = quotes_values
+    status: int
+    message: str
+    _: KW_ONLY
+    param: str | None = None
+    code: str | None = None
+    type: str = "invalid_request_error"
+    headers: dict[str, str] | None = None
+    cause: Exception | str | None = None
+    quotes_values: bool = False
 
     def __str__(self) -> str:
         return self.message

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 
 from flaxen.job_routes.batches.batch_lines import (
     Answered,
@@ -33,25 +34,15 @@ OUTPUT_PURPOSE = "batch_output"
 _POLL_S = 30.0  # between two looks at the batches, in case the database was down
 
 
+@dataclass(frozen=True, eq=False)
 class BatchWorker:
-    """Works while `run` runs.
+    """Works while `run` runs."""
 
-    Args:
-      batches: the store of batches.
-      files: the files with their requests, and with their results.
-      ask: answers one request.
-      config: how many requests run at once, and the most of a batch.
-    """
-
-    def __init__(
-        self,
-        batches: BatchStore,
-        files: FileStore,
-        ask: Callable[[BatchRequest], Awaitable[Answered]],
-        config: BatchesConfig,
-    ) -> None:
-        self._batches, self._files, self._ask, self._config = batches, files, ask, config
-        self._changed = asyncio.Event()
+    batches: BatchStore
+    files: FileStore  # with the requests of batches, and with their results
+    ask: Callable[[BatchRequest], Awaitable[Answered]]  # answers one request
+    config: BatchesConfig  # how many requests run at once, and the most of a batch
+    _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def wake(self) -> None:
         """Announces that a batch was created or cancelled. For the event loop's thread."""
@@ -62,7 +53,7 @@ class BatchWorker:
         while True:
             self._changed.clear()
             try:
-                batch = await asyncio.to_thread(self._batches.oldest_active)
+                batch = await asyncio.to_thread(self.batches.oldest_active)
                 if batch is not None:
                     await self._work(batch)
                     continue
@@ -74,28 +65,28 @@ class BatchWorker:
 
     async def _work(self, batch: Row) -> None:
         batch_id = batch["id"]
-        if not self._files.path(batch["input_file"]).is_file():
+        if not self.files.path(batch["input_file"]).is_file():
             lost = "the bytes of the input file are gone from the server's disk: upload it again"
             error = {"code": "file_lost", "line": None, "message": lost, "param": "input_file_id"}
-            self._batches.change_status(batch_id, "failed", of=ACTIVE, errors=[error])
+            self.batches.change_status(batch_id, "failed", of=ACTIVE, errors=[error])
         elif batch["status"] == "validating":
             await self._validate(batch)
         elif batch["status"] == "in_progress":
             if await self._answer_all(batch):
                 await asyncio.to_thread(
-                    self._batches.change_status, batch_id, "finalizing", of=("in_progress",)
+                    self.batches.change_status, batch_id, "finalizing", of=("in_progress",)
                 )
         else:
             await asyncio.to_thread(self._finish, batch)
 
     async def _validate(self, batch: Row) -> None:
-        path = self._files.path(batch["input_file"])
+        path = self.files.path(batch["input_file"])
         count, errors = await asyncio.to_thread(
-            check_file, path, batch["endpoint"], self._config.max_requests
+            check_file, path, batch["endpoint"], self.config.max_requests
         )
         values = {"errors": errors} if errors else {"num_requests": count}
         status = "failed" if errors else "in_progress"
-        self._batches.change_status(batch["id"], status, of=("validating",), **values)
+        self.batches.change_status(batch["id"], status, of=("validating",), **values)
         logger.info(
             "batch %(batch_id)s is %(batch_status)s",
             {"batch_id": batch["id"], "batch_status": status},
@@ -116,7 +107,7 @@ class BatchWorker:
                 changed.cancel()
                 if not answering.done() and time.time() >= batch["expires_at"]:
                     return True
-                if self._batches.get(batch["id"])["status"] != "in_progress":
+                if self.batches.get(batch["id"])["status"] != "in_progress":
                     return False
             answering.result()
             return True
@@ -125,16 +116,16 @@ class BatchWorker:
             await asyncio.gather(answering, return_exceptions=True)
 
     async def _answer_lines(self, batch: Row) -> None:
-        answered = await asyncio.to_thread(self._batches.answered_lines, batch["id"])
-        turns = asyncio.Semaphore(self._config.max_concurrent)
+        answered = await asyncio.to_thread(self.batches.answered_lines, batch["id"])
+        turns = asyncio.Semaphore(self.config.max_concurrent)
 
         async def answer(number: int, line: bytes) -> None:
             try:
                 request = read_request(line, (batch["endpoint"],))
-                answer = await self._ask(request)
+                answer = await self.ask(request)
                 text = result_line(request.custom_id, answer)
                 await asyncio.to_thread(
-                    self._batches.add_result,
+                    self.batches.add_result,
                     batch["id"],
                     number,
                     text,
@@ -144,7 +135,7 @@ class BatchWorker:
                 turns.release()
 
         async with asyncio.TaskGroup() as group:
-            for number, line in read_lines(self._files.path(batch["input_file"])):
+            for number, line in read_lines(self.files.path(batch["input_file"])):
                 if number not in answered:
                     await turns.acquire()
                     group.create_task(answer(number, line))
@@ -157,9 +148,9 @@ class BatchWorker:
         elif batch["num_completed"] + batch["num_failed"] < batch["num_requests"]:
             status = "expired"
             self._add_expired(batch)
-        outputs = self._write(batch_id, "output", self._batches.results(batch_id, is_error=False))
-        errors = self._write(batch_id, "errors", self._batches.results(batch_id, is_error=True))
-        self._batches.change_status(
+        outputs = self._write(batch_id, "output", self.batches.results(batch_id, is_error=False))
+        errors = self._write(batch_id, "errors", self.batches.results(batch_id, is_error=True))
+        self.batches.change_status(
             batch_id, status, of=(batch["status"],), output_file=outputs, error_file=errors
         )
         logger.info(
@@ -168,19 +159,19 @@ class BatchWorker:
         )
 
     def _add_expired(self, batch: Row) -> None:
-        answered = self._batches.answered_lines(batch["id"])
-        for number, line in read_lines(self._files.path(batch["input_file"])):
+        answered = self.batches.answered_lines(batch["id"])
+        for number, line in read_lines(self.files.path(batch["input_file"])):
             if number not in answered:
                 message = "the request was not answered before the batch expired"
                 text = error_line(custom_id_of(line), "batch_expired", message)
-                self._batches.add_result(batch["id"], number, text, is_error=True)
+                self.batches.add_result(batch["id"], number, text, is_error=True)
 
     def _write(self, batch_id: str, what: str, lines: Iterator[str]) -> str | None:
         """Writes a file of results. Returns its id; None if there are none."""
         first = next(lines, None)
         if first is None:
             return None
-        with self._files.create() as writer:
+        with self.files.create() as writer:
             writer.write(first.encode() + b"\n")
             for line in lines:
                 writer.write(line.encode() + b"\n")
