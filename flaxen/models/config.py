@@ -8,6 +8,7 @@ from typing import Any
 
 from flaxen.models.layers.block import LayerConfig
 from flaxen.models.layers.norm import Norm
+from flaxen.models.param_spec import check_sizes
 from flaxen.models.rope_config import RopeConfig
 
 
@@ -32,9 +33,7 @@ class DecoderConfig:
     logit_softcap: float | None = None  # logits become softcap * tanh(logits / softcap)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "model_dim", "max_position"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_sizes(self, "vocab_size", "model_dim", "max_position")
         if not self.layers:
             raise ValueError("a decoder needs at least one layer, got none")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flaxen.models.head import HeadConfig
+from flaxen.models.param_spec import check_sizes
 
 Activation = Literal["gelu", "gelu_tanh", "relu"]
 
@@ -33,10 +34,8 @@ class EncoderConfig:
     head: HeadConfig | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "model_dim", "mlp_dim", "num_layers", "num_heads",
-                     "max_position"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        sizes = ("vocab_size", "model_dim", "mlp_dim", "num_layers", "num_heads", "max_position")
+        check_sizes(self, *sizes)
         if self.model_dim % self.num_heads:
             raise ValueError(
                 f"model_dim ({self.model_dim}) must be a multiple of num_heads ({self.num_heads})"

@@ -73,3 +73,10 @@ class ParamSpec:
             raise ValueError(
                 f"a stack of weights must be experts [E, I, O], got {self.role} {self.shape}"
             )
+
+
+def check_sizes(owner: object, *names: str) -> None:
+    """Raises ValueError if one of an object's sizes is not above 0."""
+    for name in names:
+        if getattr(owner, name) <= 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(owner, name)}")

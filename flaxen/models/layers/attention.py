@@ -21,6 +21,7 @@ from flaxen.models.cache import CacheSpec, attention_cache
 from flaxen.models.layers.norm import Norm
 from flaxen.models.layers.part import Fused, LayerSpecs, Step, bias, split_heads, vector, weight
 from flaxen.models.model import AttentionSpec, Params
+from flaxen.models.param_spec import check_sizes
 from flaxen.models.rope_config import RopeConfig
 
 _MOST_STEPS = 4096  # of a Temperature: 33 million tokens of Llama 4
@@ -76,9 +77,7 @@ class Attention:
     is_gated: bool = False  # the output of each head is multiplied with the sigmoid of a gate
 
     def __post_init__(self) -> None:
-        for name in ("num_heads", "num_kv_heads", "head_dim"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_sizes(self, "num_heads", "num_kv_heads", "head_dim")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads "

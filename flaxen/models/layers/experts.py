@@ -20,7 +20,7 @@ from flaxen.kernels.rms_norm import rms_norm
 from flaxen.models.layers.mlp import DenseMlp
 from flaxen.models.layers.part import Fused, LayerSpecs, Routing, vector, weight
 from flaxen.models.model import Params
-from flaxen.models.param_spec import Init, ParamSpec
+from flaxen.models.param_spec import Init, ParamSpec, check_sizes
 
 _SHARED = "shared_"  # begins the names of the shared experts' parameters, after w_ or b_
 
@@ -47,9 +47,7 @@ class Experts:
     shared_gate: bool = False  # its output is multiplied with the sigmoid of a gate
 
     def __post_init__(self) -> None:
-        for name in ("num_experts", "mlp_dim"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_sizes(self, "num_experts", "mlp_dim")
         if self.shared_gate and self.shared is None:
             raise ValueError("a gate of shared experts needs shared experts: set `shared` too")
         self.routing.check(self.num_experts)

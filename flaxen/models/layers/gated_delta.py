@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,8 @@ class GatedDelta:
     num_taps: int  # of the convolution
     norm_eps: float  # of the norm of the output
 
+    rotation: ClassVar[tuple[RopeConfig, int] | None] = None  # see Mixer.rotation
+
     def __post_init__(self) -> None:
         sizes = (self.num_key_heads, self.num_value_heads, self.key_dim, self.value_dim)
         if min(sizes) < 1 or self.num_taps < 2:
@@ -51,11 +53,6 @@ class GatedDelta:
                 f"num_value_heads ({self.num_value_heads}) must be a multiple of num_key_heads "
                 f"({self.num_key_heads})"
             )
-
-    @property
-    def rotation(self) -> tuple[RopeConfig, int] | None:
-        """See Mixer.rotation."""
-        return None
 
     @property
     def _widths(self) -> tuple[int, int, int]:

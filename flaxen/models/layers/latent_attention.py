@@ -24,7 +24,7 @@ from flaxen.models.cache import CacheSpec, Latent
 from flaxen.models.layers.norm import Norm
 from flaxen.models.layers.part import Fused, LayerSpecs, Step, bias, weight
 from flaxen.models.model import AttentionSpec, Params
-from flaxen.models.param_spec import ParamSpec
+from flaxen.models.param_spec import ParamSpec, check_sizes
 from flaxen.models.rope_config import RopeConfig
 
 
@@ -51,9 +51,7 @@ class LatentAttention:
     has_biases: bool = False  # of the compressing weights and the output's
 
     def __post_init__(self) -> None:
-        for name in ("num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_sizes(self, "num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim")
         if self.q_rank is not None and self.q_rank <= 0:
             raise ValueError(f"q_rank must be above 0, or None, got {self.q_rank}")
         self.rope.num_rotated(self.rope_dim)

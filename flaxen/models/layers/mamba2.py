@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,8 @@ class Mamba2:
     has_conv_bias: bool = True
     has_bias: bool = False  # of both weights
 
+    rotation: ClassVar[tuple[RopeConfig, int] | None] = None  # see Mixer.rotation
+
     def __post_init__(self) -> None:
         sizes = (self.num_heads, self.head_dim, self.num_groups, self.state_dim)
         if min(sizes) < 1 or self.num_taps < 2:
@@ -54,11 +56,6 @@ class Mamba2:
             raise ValueError(
                 f"num_heads ({self.num_heads}) must be a multiple of num_groups ({self.num_groups})"
             )
-
-    @property
-    def rotation(self) -> tuple[RopeConfig, int] | None:
-        """See Mixer.rotation."""
-        return None
 
     @property
     def _width(self) -> int:

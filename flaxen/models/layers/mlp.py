@@ -17,6 +17,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import gated_linear, linear, linears
 from flaxen.models.layers.part import Fused, LayerSpecs, Routing, bias, weight
 from flaxen.models.model import Params
+from flaxen.models.param_spec import check_sizes
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
@@ -45,8 +46,7 @@ class DenseMlp:
     biases: tuple[str, ...] = ()  # the weights with a bias, some of w_gate, w_up, w_down
 
     def __post_init__(self) -> None:
-        if self.mlp_dim <= 0:
-            raise ValueError(f"mlp_dim must be above 0, got {self.mlp_dim}")
+        check_sizes(self, "mlp_dim")
         if self.activation not in ACTIVATIONS:
             raise ValueError(
                 f"the activation {self.activation!r} is not supported: use one of "

@@ -6,7 +6,7 @@ Dimension key: D model, C channels, K taps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,17 +32,14 @@ class ShortConv:
     num_taps: int  # K, the tokens that an output sees
     has_bias: bool = False  # of both weights and of the convolution
 
+    rotation: ClassVar[tuple[RopeConfig, int] | None] = None  # see Mixer.rotation
+
     def __post_init__(self) -> None:
         if self.num_channels < 1 or self.num_taps < 2:
             raise ValueError(
                 "a short convolution needs at least 1 channel and 2 taps, got "
                 f"{self.num_channels} and {self.num_taps}"
             )
-
-    @property
-    def rotation(self) -> tuple[RopeConfig, int] | None:
-        """See Mixer.rotation."""
-        return None
 
     def cache_spec(self) -> CacheSpec:
         """See Mixer.cache_spec."""
