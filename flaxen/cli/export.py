@@ -18,6 +18,7 @@ from flaxen.cli.exporting import (
     write,
     write_directory,
 )
+from flaxen.cli.groups import option
 from flaxen.cli.machine import ModelsDirOptions
 from flaxen.cli.model_names import complete_model
 
@@ -43,14 +44,12 @@ def export(
     ],
     options: SourceOptions,
     models: ModelsDirOptions,
-    outtype: Annotated[
-        str,
-        typer.Option(
-            help="Number format of a GGUF file: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, or "
-            "auto, which keeps a GGUF model's blocks as they are, and otherwise is the dtype of "
-            "the model's files.",
-        ),
-    ] = "auto",
+    outtype: str = option(
+        "auto",
+        help="Number format of a GGUF file: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, or "
+        "auto, which keeps a GGUF model's blocks as they are, and otherwise is the dtype of "
+        "the model's files.",
+    ),
     dtype: OutputDtype = "auto",
 ) -> None:
     """Write a model as a GGUF file for llama.cpp and Ollama, or as a directory of safetensors."""

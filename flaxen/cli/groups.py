@@ -21,7 +21,7 @@ _OPTION = "option"  # the key of a field's metadata
 
 
 def option(default: T, *names: str, **settings: Any) -> T:
-    """A field of a group.
+    """A field of a group, or an option that is a command's own.
 
     Args:
       default: the value where nobody gives one; each instance gets a copy of a list.
@@ -49,6 +49,8 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
         if is_dataclass(hint):
             groups[parameter.name] = hint
             found = list(_options(hint, parameter.default))
+        elif isinstance(parameter.default, Field):
+            found = [_field_option(parameter.name, hint, parameter.default)]
         else:
             found = [_option(parameter.name, hint, parameter.default)]
         for each in found:
@@ -70,11 +72,15 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 def _options(group: Any, instance: Any) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     for each in fields(group):
-        default = _default(each) if instance is _EMPTY else getattr(instance, each.name)
-        hint = hints[each.name]
-        if _OPTION in each.metadata:
-            hint = Annotated[hint, each.metadata[_OPTION]]
-        yield _option(each.name, hint, default)
+        found = _field_option(each.name, hints[each.name], each)
+        own = instance is _EMPTY
+        yield found if own else found.replace(default=getattr(instance, each.name))
+
+
+def _field_option(name: str, hint: Any, of: Field[Any]) -> inspect.Parameter:
+    if _OPTION in of.metadata:
+        hint = Annotated[hint, of.metadata[_OPTION]]
+    return _option(name, hint, _default(of))
 
 
 def _default(of: Field[Any]) -> Any:

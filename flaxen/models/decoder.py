@@ -83,17 +83,9 @@ def _has_biases(layer: LayerConfig) -> bool:
     return any(name.startswith("b") or name.endswith("_bias") for name in names)
 
 
-def _forward(
-    config: DecoderConfig,
-    backend: Backend,
-    params: Params,
-    tokens: jax.Array,
-    positions: jax.Array,
-    attend: Attend,
-    cache: Cache,
-    embeds: InputEmbeds | None = None,
-) -> tuple[jax.Array, Cache]:
-    return _routed_forward(config, backend, params, tokens, positions, attend, cache, embeds)[:2]
+def _forward(*arguments: Any) -> tuple[jax.Array, Cache]:
+    """`_routed_forward` without the routing."""
+    return _routed_forward(*arguments)[:2]
 
 
 def _routed_forward(
@@ -138,17 +130,9 @@ def _first(
     return x, _Shared(positions=positions[..., None], rope=tables)
 
 
-def _one_layer(
-    config: DecoderConfig,
-    backend: Backend,
-    number: int,
-    p: Params,
-    x: jax.Array,
-    shared: _Shared,
-    attend: Attend,
-    entry: Any,
-) -> tuple[jax.Array, Any]:
-    return _routed_layer(config, backend, number, p, x, shared, attend, entry)[:2]
+def _one_layer(*arguments: Any) -> tuple[jax.Array, Any]:
+    """`_routed_layer` without the routing."""
+    return _routed_layer(*arguments)[:2]
 
 
 def _routed_layer(

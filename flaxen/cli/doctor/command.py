@@ -11,10 +11,11 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from flaxen.cli.groups import option
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions
 from flaxen.doctor.facts import Facts, Failure
 
@@ -22,17 +23,13 @@ from flaxen.doctor.facts import Facts, Failure
 def doctor(
     machine: MachineOptions,
     models: ModelsDirOptions,
-    measure: Annotated[
-        bool,
-        typer.Option(
-            "--measure/--no-measure",
-            help="Measure memory bandwidth and arithmetic, which takes two seconds.",
-        ),
-    ] = True,
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port that flaxen serve would listen on.")
-    ] = 8000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    measure: bool = option(
+        True,
+        "--measure/--no-measure",
+        help="Measure memory bandwidth and arithmetic, which takes two seconds.",
+    ),
+    port: int = option(8000, min=1, max=65535, help="Port that flaxen serve would listen on."),
+    as_json: bool = option(False, "--json", help="Print one JSON document."),
 ) -> None:
     """Look at the machine and the installation, and say what to fix.
 

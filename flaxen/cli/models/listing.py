@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Annotated
 
-import typer
-
+from flaxen.cli.groups import option
 from flaxen.cli.machine import ModelsDirOptions
 from flaxen.hub.inventory import LocalModel, list_models
 from flaxen.hub.places import Places
@@ -17,10 +15,8 @@ from flaxen.hub.sizes import format_size
 
 def list_command(
     models: ModelsDirOptions,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show where each model is.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+    verbose: bool = option(False, "--verbose", "-v", help="Show where each model is."),
+    as_json: bool = option(False, "--json", help="Print one JSON list."),
 ) -> None:
     """List the models on this machine, by the names that MODEL takes.
 

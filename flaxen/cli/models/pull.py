@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flaxen.cli.groups import option
 from flaxen.cli.machine import ModelsDirOptions
 from flaxen.cli.model_names import complete_pulled
 from flaxen.cli.progress import show_download
@@ -32,13 +33,11 @@ def pull(
         ),
     ],
     models: ModelsDirOptions,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            help="Branch, tag or commit of the repository; the model's name is then REPO@REVISION.",
-            show_default="main",
-        ),
-    ] = None,
+    revision: str | None = option(
+        None,
+        help="Branch, tag or commit of the repository; the model's name is then REPO@REVISION.",
+        show_default="main",
+    ),
 ) -> None:
     """Download a model, or go on with a download that broke off, and print where it is.
 

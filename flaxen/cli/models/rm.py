@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flaxen.cli.groups import option
 from flaxen.cli.machine import ModelsDirOptions
 from flaxen.cli.model_names import complete_local
 from flaxen.hub.places import Places
@@ -26,7 +27,7 @@ def rm(
         ),
     ],
     models: ModelsDirOptions,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
+    yes: bool = option(False, "--yes", "-y", help="Delete without asking."),
 ) -> None:
     """Delete models that were pulled, in --models-dir or else in Hugging Face's cache.
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from flaxen.cli.groups import option
 from flaxen.cli.route.asked import FileArgument, RequestOptions, decide
 from flaxen.cli.route.learned import LearnedOptions
 
@@ -19,9 +18,9 @@ def preview(
     file: FileArgument,
     options: RequestOptions,
     learned: LearnedOptions,
-    shows_body: Annotated[
-        bool, typer.Option("--body", help="Print the body that the model's server gets, too.")
-    ] = False,
+    shows_body: bool = option(
+        False, "--body", help="Print the body that the model's server gets, too."
+    ),
 ) -> None:
     """Show how a request is decided: decision, model, headers.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flaxen.cli.groups import option
 from flaxen.cli.route.asked import FileArgument, load
 from flaxen.cli.route.learned import LearnedOptions
 
@@ -25,9 +26,9 @@ def run_probes(
         typer.Argument(metavar="PROBES", help="Requests with the decisions that are expected."),
     ],
     learned: LearnedOptions,
-    shows_all: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Name the variants that need a model, too.")
-    ] = False,
+    shows_all: bool = option(
+        False, "--verbose", "-v", help="Name the variants that need a model, too."
+    ),
 ) -> None:
     """Test a configuration by probes: requests with the decisions that are expected.
 

@@ -12,23 +12,29 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
-# `number` is the order of creation, even within a second; `id` is what clients see.
-files = sa.Table(
+
+def _numbered(name: str, *columns: Any) -> sa.Table:
+    """A table whose `number` is the order of creation, even within a second."""
+    number = sa.Column("number", sa.Integer, primary_key=True, autoincrement=True)
+    return sa.Table(name, metadata, number, *columns)
+
+
+def _listed(name: str, *columns: Any) -> sa.Table:
+    """The same with an `id`, which clients see."""
+    own = sa.Column("id", sa.String(64), nullable=False, unique=True)
+    return _numbered(name, own, *columns)
+
+
+files = _listed(
     "flaxen_files",
-    metadata,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.String(64), nullable=False, unique=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),  # seconds since 1970, as all times
     sa.Column("filename", sa.Text, nullable=False),
     sa.Column("purpose", sa.String(32), nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
 )
 
-jobs = sa.Table(
+jobs = _listed(
     "flaxen_fine_tuning_jobs",
-    metadata,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.String(64), nullable=False, unique=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("finished_at", sa.BigInteger),
     sa.Column("estimated_finish", sa.BigInteger),
@@ -48,11 +54,8 @@ jobs = sa.Table(
     sa.Column("last_step", sa.Integer, nullable=False, default=0),  # the last reported step
 )
 
-events = sa.Table(
+events = _listed(
     "flaxen_fine_tuning_events",
-    metadata,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.String(64), nullable=False, unique=True),
     sa.Column("job_id", sa.String(64), nullable=False, index=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("level", sa.String(16), nullable=False),
@@ -61,11 +64,8 @@ events = sa.Table(
     sa.Column("data", sa.JSON),
 )
 
-checkpoints = sa.Table(
+checkpoints = _listed(
     "flaxen_fine_tuning_checkpoints",
-    metadata,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.String(64), nullable=False, unique=True),
     sa.Column("job_id", sa.String(64), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("step", sa.Integer, nullable=False),
@@ -74,11 +74,8 @@ checkpoints = sa.Table(
     sa.UniqueConstraint("job_id", "step"),
 )
 
-batches = sa.Table(
+batches = _listed(
     "flaxen_batches",
-    metadata,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.String(64), nullable=False, unique=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.BigInteger, nullable=False),
     sa.Column("status", sa.String(32), nullable=False, index=True),
@@ -95,10 +92,8 @@ batches = sa.Table(
 )
 
 # The answers of a batch that has not ended, so that a restarted server goes on behind them.
-batch_results = sa.Table(
+batch_results = _numbered(
     "flaxen_batch_results",
-    metadata,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("batch_id", sa.String(64), nullable=False, index=True),
     sa.Column("line", sa.Integer, nullable=False),  # of the input file, from 1
     sa.Column("is_error", sa.Boolean, nullable=False),
