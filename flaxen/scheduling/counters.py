@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from flaxen.protocol import STEP_TOKEN_BOUNDS
 
@@ -39,3 +40,9 @@ class Counters:
         """Counts a step with so many prompt tokens and generated ones."""
         self.step_sizes[bisect_left(STEP_TOKEN_BOUNDS, num_tokens)] += 1
         self.sum_step_tokens += num_tokens
+
+    def told(self) -> dict[str, Any]:
+        """The fields of `EngineStats`."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        del found["num_prompts"]
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
