@@ -20,12 +20,34 @@ import jax
 ISAS = ("amx", "avx512_bf16", "avx512", "avx2", "portable")
 _NAME = "libflaxen_native.so"
 _TARGETS = (
-    "linear", "byte_linear", "embed", "transpose", "pack", "unpack", "rms_norm", "layer_norm",
-    "activation", "rope", "log_softmax", "attention", "head_linear", "causal_attention",
-    "bidirectional_attention", "causal_gradient", "lora_gradient", "experts", "grouped_linear",
-    "experts_gradient", "transpose_experts", "routing", "sample", "short_convolution", "recurrence",
-    "gated_norm", "awaited_mask",
-)  # fmt: skip
+    "linear",
+    "byte_linear",
+    "embed",
+    "transpose",
+    "pack",
+    "unpack",
+    "rms_norm",
+    "layer_norm",
+    "activation",
+    "rope",
+    "log_softmax",
+    "attention",
+    "head_linear",
+    "causal_attention",
+    "bidirectional_attention",
+    "causal_gradient",
+    "lora_gradient",
+    "experts",
+    "grouped_linear",
+    "experts_gradient",
+    "transpose_experts",
+    "routing",
+    "sample",
+    "short_convolution",
+    "recurrence",
+    "gated_norm",
+    "awaited_mask",
+)
 # The loaded library, if any. JAX knows kernels by name, so a process can only have one.
 _loaded: list[ctypes.CDLL] = []
 _loading = threading.Lock()

@@ -16,9 +16,16 @@ from flaxen.learned_signals.windows import Vectors
 
 Activation = Literal["softmax", "sigmoid"]
 TASKS = (
-    "domain", "fact_check", "user_feedback", "jailbreak", "pii", "complexity", "modality", "safety",
+    "domain",
+    "fact_check",
+    "user_feedback",
+    "jailbreak",
+    "pii",
+    "complexity",
+    "modality",
+    "safety",
     "classifier",
-)  # fmt: skip
+)
 # Harm hides in a sentence of a long text: it is looked for in each piece, and the worst one counts
 # (decision 0359). An own classifier is asked of each window; what a text is about, of the whole.
 BY_PIECE = ("jailbreak", "pii", "safety")

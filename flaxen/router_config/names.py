@@ -12,9 +12,21 @@ from flaxen.router_config.routing import Signals
 LEVELS = ("easy", "medium", "hard")
 # What the classifier of topics knows: a domain that is not declared must be one of them.
 TOPICS = (
-    "biology", "business", "chemistry", "computer science", "economics", "engineering", "health",
-    "history", "law", "math", "other", "philosophy", "physics", "psychology",
-)  # fmt: skip
+    "biology",
+    "business",
+    "chemistry",
+    "computer science",
+    "economics",
+    "engineering",
+    "health",
+    "history",
+    "law",
+    "math",
+    "other",
+    "philosophy",
+    "physics",
+    "psychology",
+)
 NOWHERE = SignalKey("", "")  # stands for a name that is no signal's, until the error is raised
 _KIND_OF = {kind.condition: kind for kind in KINDS if kind.condition}
 

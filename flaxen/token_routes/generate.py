@@ -33,11 +33,23 @@ from flaxen.text.tokenizer import Tokenizer
 
 SAMPLING = "sampling_params"
 # The fields that stand beside sampling_params; all others belong in it.
-OUTER = frozenset((
-    "request_id", "model", "token_ids", "token_offsets", "features", "stream", "stream_options",
-    "cache_salt", "session_id", "retention", "prompt_cache_retention", "priority",
-    "kv_transfer_params",
-))  # fmt: skip
+OUTER = frozenset(
+    {
+        "request_id",
+        "model",
+        "token_ids",
+        "token_offsets",
+        "features",
+        "stream",
+        "stream_options",
+        "cache_salt",
+        "session_id",
+        "retention",
+        "prompt_cache_retention",
+        "priority",
+        "kv_transfer_params",
+    }
+)
 WITHOUT_EFFECT = {
     **COMPLETION,
     "features": Rule(lambda value: value == {}, "the model reads tokens only"),

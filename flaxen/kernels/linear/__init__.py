@@ -26,9 +26,20 @@ from flaxen.kernels.linear.weight import LinearWeight, unpack
 from flaxen.kernels.rms_norm import rms_norm
 
 __all__ = [
-    "LinearWeight", "LoraWeight", "PackedLinear", "QuantizedLinear", "Weight", "embed",
-    "gated_linear", "linear", "linears", "pack", "transpose", "unembed", "unpack",
-]  # fmt: skip
+    "LinearWeight",
+    "LoraWeight",
+    "PackedLinear",
+    "QuantizedLinear",
+    "Weight",
+    "embed",
+    "gated_linear",
+    "linear",
+    "linears",
+    "pack",
+    "transpose",
+    "unembed",
+    "unpack",
+]
 
 
 class LinearImplementation(NamedTuple):
