@@ -31,15 +31,10 @@ def json_of(plan: Plan) -> dict[str, Any]:
 
 
 def _serving(serving: ServingPlan) -> dict[str, Any]:
+    sizes = {name: value for name, value in vars(serving).items() if name != "config"}
     return {
         "fits": serving.fits,
-        "refusal": serving.refusal,
-        "num_replicas": serving.num_replicas,
-        "max_model_len": serving.max_model_len,
-        "max_num_seqs": serving.max_num_seqs,
-        "largest_batch": serving.largest_batch,
-        "longest_context": serving.longest_context,
-        "num_cache_tokens": serving.num_cache_tokens,
+        **sizes,
         "memory": _memory(serving.memory),
         "decode": None if serving.decode is None else _step(serving.decode),
         "prefill": None if serving.prefill is None else _step(serving.prefill),

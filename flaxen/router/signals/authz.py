@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flaxen.router.request import RoutedRequest
-from flaxen.router.signals.checks import check_name
+from flaxen.router.signals.checks import NamedRule, check_name
 from flaxen.router.signals.found import Found, unknown
 from flaxen.router.signals.settings import Finder, Identity, SignalSettings
 
@@ -30,20 +30,18 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoleBinding:
+class RoleBinding(NamedRule):
     """Gives a role to subjects. Conditions name the role; several bindings may give the same.
 
     Raises:
       ValueError: the role has no name, or nobody has it.
     """
 
-    name: str
     role: str
     subjects: tuple[Subject, ...]
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         check_name(self.role, "role")
         if not self.subjects:
             raise ValueError(f"nobody has the role {self.role!r}: give it subjects")

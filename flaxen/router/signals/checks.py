@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 
 def check_name(name: str, what: str = "name") -> None:
@@ -13,6 +14,17 @@ def check_name(name: str, what: str = "name") -> None:
             f"{what} {name!r} must have characters, and no white space around them: decisions "
             "refer to it"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedRule:
+    """What rules of most kinds have: a name that decisions refer to, and what it is for."""
+
+    name: str
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
 
 
 def check_choice(value: str, what: str, choices: Collection[str]) -> None:

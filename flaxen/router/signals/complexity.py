@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flaxen.router.signals.checks import check_name, check_range, check_texts
+from flaxen.router.signals.checks import NamedRule, check_range, check_texts
 from flaxen.router.signals.embedded import PrototypeScoring
 
 LEVELS = ("easy", "medium", "hard")  # a condition's name is RULE:LEVEL
@@ -27,7 +27,7 @@ class ComplexityCandidates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComplexityRule:
+class ComplexityRule(NamedRule):
     """The level of a request by its margin: the similarity to hard texts less that to easy ones.
 
     Attributes:
@@ -41,7 +41,6 @@ class ComplexityRule:
       ValueError: bounds are missing, mixed or the wrong way round.
     """
 
-    name: str
     hard: ComplexityCandidates
     easy: ComplexityCandidates
     threshold: float | None = None
@@ -51,10 +50,9 @@ class ComplexityRule:
     easy_above: float | None = None
     prototype_scoring: PrototypeScoring | None = None
     composer: Mapping[str, Any] | None = None
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         if ":" in self.name:
             raise ValueError(f"the name {self.name!r} may not have a colon, as RULE:LEVEL has one")
         pairs = [(self.hard_above, self.easy_below), (self.easy_above, self.hard_below)]

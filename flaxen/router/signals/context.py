@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flaxen.router.request import RoutedRequest, num_json_bytes
-from flaxen.router.signals.checks import check_name
+from flaxen.router.signals.checks import NamedRule
 from flaxen.router.signals.found import Found
 from flaxen.router.signals.patterns import as_bytes
 from flaxen.router.signals.settings import CountTokens, Finder, SignalSettings
@@ -24,7 +24,7 @@ _GREATEST = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextRule:
+class ContextRule(NamedRule):
     """Whether a request needs at least `min_tokens` and at most `max_tokens`; both belong to it.
 
     Attributes:
@@ -35,13 +35,11 @@ class ContextRule:
       ValueError: both are missing, one is not a number of tokens, or they are the wrong way round.
     """
 
-    name: str
     min_tokens: str | int = ""
     max_tokens: str | int = ""
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         if not f"{self.min_tokens}{self.max_tokens}".strip():
             raise ValueError("give min_tokens, max_tokens or both: without them every request is")
         low, high = self.bounds

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flaxen.router.request import RoutedRequest
-from flaxen.router.signals.checks import check_choice, check_name
+from flaxen.router.signals.checks import NamedRule, check_choice
 from flaxen.router.signals.found import Found
 from flaxen.router.signals.predicate import Predicate
 
@@ -49,20 +49,18 @@ class ConversationFeature:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversationRule:
+class ConversationRule(NamedRule):
     """Whether a count of the conversation is in a range.
 
     Raises:
       ValueError: there is a range for exists, or none for count.
     """
 
-    name: str
     feature: ConversationFeature
     predicate: Predicate | None = None
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         if self.feature.type == "exists" and self.predicate is not None:
             raise ValueError("feature.type exists takes no predicate: use count for a range")
         if self.feature.type == "count" and self.predicate is None:

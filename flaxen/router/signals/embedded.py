@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flaxen.router.signals.checks import check_choice, check_name, check_range, check_texts
+from flaxen.router.signals.checks import (
+    NamedRule,
+    check_choice,
+    check_name,
+    check_range,
+    check_texts,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,31 +64,27 @@ class EmbeddingRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReaskRule:
+class ReaskRule(NamedRule):
     """Whether the last `lookback_turns` texts of the user ask for the same as the current one."""
 
-    name: str
     threshold: float = 0.8
     lookback_turns: int = 1
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         check_range(self.threshold, "threshold", 0, 1)
         check_range(self.lookback_turns, "lookback_turns", 1, 1_000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceRule:
+class PreferenceRule(NamedRule):
     """Whether the text is nearest to this preference, of all, by its description and examples."""
 
-    name: str
-    description: str = ""
     examples: tuple[str, ...] = ()
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         check_range(self.threshold, "threshold", 0, 1)
         if not self.description.strip() and not self.examples:
             raise ValueError("a preference is found by its description and examples: give some")

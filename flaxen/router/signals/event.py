@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flaxen.router.request import RoutedRequest
-from flaxen.router.signals.checks import check_choice, check_name, check_texts
+from flaxen.router.signals.checks import NamedRule, check_choice, check_texts
 from flaxen.router.signals.found import NOT_MATCHED, Found
 from flaxen.router.signals.patterns import Pattern
 from flaxen.router.signals.settings import Finder, SignalSettings
@@ -20,7 +20,7 @@ _URGENT = r"(?i)\b(urgent|immediate|asap|deadline|time.sensitive|now|critical.wi
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventRule:
+class EventRule(NamedRule):
     """Whether a text has some of the words that are asked for; the more kinds of them, the surer.
 
     Attributes:
@@ -32,15 +32,13 @@ class EventRule:
       ValueError: nothing is asked for, a severity is unknown, or a name is blank.
     """
 
-    name: str
     event_types: tuple[str, ...] = ()
     severities: tuple[str, ...] = ()
     action_codes: tuple[str, ...] = ()
     temporal: bool = False
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         for severity in self.severities:
             check_choice(severity.strip().lower(), "severity", SEVERITIES)
         check_texts(self.event_types, "event_types", at_least=0)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flaxen.router.signals.checks import (
+    NamedRule,
     check_choice,
-    check_name,
     check_range,
     check_texts,
     check_unique,
@@ -17,7 +17,7 @@ from flaxen.router.signals.checks import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class JailbreakRule:
+class JailbreakRule(NamedRule):
     """Whether the text, or with include_history the whole conversation, attacks the model's rules.
 
     Attributes:
@@ -26,17 +26,15 @@ class JailbreakRule:
       direction: request, or response for what the model answers.
     """
 
-    name: str
     threshold: float = 0.0
     method: str = ""
     include_history: bool = False
     direction: str = "request"
     jailbreak_patterns: tuple[str, ...] = ()
     benign_patterns: tuple[str, ...] = ()
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         check_choice(self.method, "method", ("", "classifier", "contrastive", "hybrid"))
         check_choice(self.direction, "direction", ("request", "response"))
         check_texts(self.benign_patterns, "benign_patterns", at_least=0)
@@ -58,17 +56,15 @@ class JailbreakRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PiiRule:
+class PiiRule(NamedRule):
     """Whether the text has personal data of a type that is not allowed."""
 
-    name: str
     threshold: float
     pii_types_allowed: tuple[str, ...] = ()
     include_history: bool = False
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         check_range(self.threshold, "threshold", 0, 1)
         check_texts(self.pii_types_allowed, "pii_types_allowed", at_least=0)
 
@@ -91,20 +87,18 @@ class Hazard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SafetyRule:
+class SafetyRule(NamedRule):
     """Whether the text is unsafe: the probabilities of unsafe_labels add up to a threshold,
     and that of a hazard's category reaches its own, if there is a hazard."""
 
-    name: str
     threshold: float
     model: str = ""
     labels: tuple[str, ...] = ("safe", "unsafe")
     unsafe_labels: tuple[str, ...] = ("unsafe",)
     hazard: Hazard | None = None
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         check_texts(self.labels, "labels", at_least=2)
         check_texts(self.unsafe_labels, "unsafe_labels")
         check_unique(self.labels, "labels")
@@ -115,15 +109,10 @@ class SafetyRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HallucinationRule:
+class HallucinationRule(NamedRule):
     """How answers are checked against what the request brought. No condition reads it."""
 
-    name: str
     use_nli: bool = False
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        check_name(self.name)
 
 
 def _check_probability(value: float, what: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flaxen.router.signals.checks import (
+    NamedRule,
     check_choice,
     check_name,
     check_range,
@@ -34,43 +35,35 @@ class ModelScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DomainRule:
+class DomainRule(NamedRule):
     """Whether the text is about one of the rule's categories, or about what its name says."""
 
-    name: str
-    description: str = ""
     mmlu_categories: tuple[str, ...] = ()
     model_scores: tuple[ModelScore, ...] = ()
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         check_texts(self.mmlu_categories, "mmlu_categories", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactCheckRule:
+class FactCheckRule(NamedRule):
     """Whether the answer would state facts that can be checked, as the rule's name says."""
-
-    name: str
-    description: str = ""
 
     def __post_init__(self) -> None:
         check_choice(self.name, "the fact check", FACT_CHECKS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class UserFeedbackRule:
+class UserFeedbackRule(NamedRule):
     """Whether the text tells what the user thinks of the answer before it, as the name says."""
-
-    name: str
-    description: str = ""
 
     def __post_init__(self) -> None:
         check_choice(self.name, "the feedback", FEEDBACKS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierRule:
+class ClassifierRule(NamedRule):
     """A classifier with labels of one's own, which conditions name.
 
     Attributes:
@@ -81,7 +74,6 @@ class ClassifierRule:
       ValueError: a field does not belong to the type, or labels are missing or ambiguous.
     """
 
-    name: str
     type: str
     labels: tuple[str, ...]
     model: str = ""
@@ -89,10 +81,9 @@ class ClassifierRule:
     instructions: str = ""
     disable_rationale: bool = False
     use_cpu: bool = False
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         check_choice(self.type, "type", CLASSIFIERS)
         check_texts(self.labels, "labels", at_least=1 if self.type == "llm" else 2)
         check_unique(self.labels, "labels")

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from flaxen.router.request import RoutedRequest
-from flaxen.router.signals.checks import check_choice, check_name, check_range
+from flaxen.router.signals.checks import NamedRule, check_choice, check_range
 from flaxen.router.signals.extra import load_extra
 from flaxen.router.signals.found import Found
 from flaxen.router.signals.settings import Finder, SignalSettings
@@ -35,7 +35,7 @@ class Language(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageRule:
+class LanguageRule(NamedRule):
     """Whether the text is written in the language whose code (ISO 639-1) is the rule's name.
 
     Attributes:
@@ -43,12 +43,10 @@ class LanguageRule:
         decides whether a language counts as found at all.
     """
 
-    name: str
     threshold: float = DEFAULT_THRESHOLD
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         check_choice(self.name, "the language", LANGUAGES)
         check_range(self.threshold, "threshold", 0, 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flaxen.router.request import RoutedRequest
-from flaxen.router.signals.checks import check_name
+from flaxen.router.signals.checks import NamedRule, check_name
 from flaxen.router.signals.found import Found
 
 
@@ -31,16 +31,14 @@ class MetadataPredicate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetadataRule:
+class MetadataRule(NamedRule):
     """Whether the value of a key of the request's metadata is as the predicate says."""
 
-    name: str
     key: str
     predicate: MetadataPredicate
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         check_name(self.key, "key")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flaxen.router.request import RoutedRequest
-from flaxen.router.signals.checks import check_choice, check_name
+from flaxen.router.signals.checks import NamedRule, check_choice
 from flaxen.router.signals.found import Found, unknown
 from flaxen.router.signals.settings import Finder, ModalityDetector, SignalSettings
 
@@ -15,25 +15,20 @@ INPUTS = ("text", "image", "audio", "video")
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputModalityRule:
+class InputModalityRule(NamedRule):
     """Whether some message brings a modality."""
 
-    name: str
     modality: str
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         check_choice(self.modality, "modality", INPUTS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModalityRule:
+class ModalityRule(NamedRule):
     """Whether the text asks for what the rule's name says: AR (a text), DIFFUSION (an image) or
     BOTH."""
-
-    name: str
-    description: str = ""
 
     def __post_init__(self) -> None:
         check_choice(self.name, "the modality", OUTPUTS)

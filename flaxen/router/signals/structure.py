@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flaxen.router.request import RoutedRequest
-from flaxen.router.signals.checks import check_choice, check_name, check_texts
+from flaxen.router.signals.checks import NamedRule, check_choice, check_texts
 from flaxen.router.signals.found import Found
 from flaxen.router.signals.patterns import MAX_COUNT, Pattern, as_bytes, ignoring_case
 from flaxen.router.signals.predicate import Predicate
@@ -75,20 +75,18 @@ class StructureFeature:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StructureRule:
+class StructureRule(NamedRule):
     """Whether the number that a feature gives is in a range; without one, above 0.
 
     Raises:
       ValueError: the predicate does not fit the feature.
     """
 
-    name: str
     feature: StructureFeature
     predicate: Predicate | None = None
-    description: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        super().__post_init__()
         if self.predicate is None:
             return
         if self.feature.type == "exists":
