@@ -7,47 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
-from flaxen.families import (
-    cohere,
-    deepseek_v2,
-    deepseek_v3,
-    exaone4,
-    gemma,
-    gemma2,
-    gemma3,
-    glm4,
-    glm4_moe,
-    glm4_moe_lite,
-    gpt2,
-    gpt_neox,
-    gpt_oss,
-    granite,
-    granite_hybrid,
-    granite_moe,
-    lfm2,
-    lfm2_moe,
-    llama,
-    llama4,
-    mamba2,
-    ministral,
-    ministral3,
-    mistral,
-    mixtral,
-    olmo2,
-    olmoe,
-    phi,
-    phi3,
-    qwen2,
-    qwen2_moe,
-    qwen3,
-    qwen3_moe,
-    qwen3_next,
-    seed_oss,
-    smollm3,
-    starcoder2,
-)
 from flaxen.families.family import Family, hf_fields
 
 __all__ = [
@@ -60,49 +23,9 @@ __all__ = [
     "hf_fields",
 ]
 
-_ALL = (
-    cohere.COHERE,
-    cohere.COHERE2,
-    deepseek_v2.FAMILY,
-    deepseek_v3.FAMILY,
-    exaone4.FAMILY,
-    gemma.FAMILY,
-    gemma2.FAMILY,
-    gemma3.FAMILY,
-    glm4.GLM,
-    glm4.GLM4,
-    glm4_moe.FAMILY,
-    glm4_moe_lite.FAMILY,
-    gpt2.FAMILY,
-    gpt_neox.FAMILY,
-    gpt_oss.FAMILY,
-    granite.FAMILY,
-    granite_hybrid.FAMILY,
-    granite_moe.FAMILY,
-    granite_moe.SHARED,
-    lfm2.FAMILY,
-    lfm2_moe.FAMILY,
-    llama.FAMILY,
-    llama4.FAMILY,
-    mamba2.FAMILY,
-    ministral.FAMILY,
-    ministral3.FAMILY,
-    mistral.FAMILY,
-    mixtral.FAMILY,
-    olmo2.OLMO2,
-    olmo2.OLMO3,
-    olmoe.FAMILY,
-    phi.FAMILY,
-    phi3.FAMILY,
-    qwen2.FAMILY,
-    qwen2_moe.FAMILY,
-    qwen3.FAMILY,
-    qwen3_moe.FAMILY,
-    qwen3_next.FAMILY,
-    seed_oss.FAMILY,
-    smollm3.FAMILY,
-    starcoder2.FAMILY,
-)
+# Every file beside this one that has values of Family is a family, or several.
+_FILES = [import_module(f"{__name__}.{file.name}") for file in iter_modules(__path__)]
+_ALL = [each for file in _FILES for each in vars(file).values() if isinstance(each, Family)]
 
 FAMILIES: Mapping[str, Family] = {
     # `architectures` of a Hugging Face config.json
