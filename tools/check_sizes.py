@@ -16,7 +16,7 @@ LIMIT = 400
 KERNEL_LIMIT = 800  # hand-unrolled code and its tables are long
 # Lines of code, without blank ones, comments and docstrings: of one room of flaxen/, and of all.
 ROOM_LIMIT = 5_000
-PACKAGE_LIMIT = 77_860
+PACKAGE_LIMIT = 77_750
 SUFFIXES = {".py", ".cc", ".cpp", ".h"}
 _WITHOUT_CODE = {
     tokenize.COMMENT,
