@@ -5,7 +5,10 @@ Also across compiled shapes and threads, where XLA's linear layers agree to roun
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,19 +38,11 @@ pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library 
 
 LENGTHS = [1, 2, 5, 16, 17, 31, 40, 64, 70, 3, 8, 33, 90]
 DTYPES = ["float32", "bfloat16"]
-ALONE = replace(ONE_SHAPE, compile_sizes=(1, 16, 64), enable_prefix_caching=False)
+SEVERAL: dict[str, Any] = {"compile_sizes": (1, 7, 40, 64)}
+ALONE = replace(ONE_SHAPE, **SEVERAL, enable_prefix_caching=False)
 
-
-def native_engine(dtype: str, config: EngineConfig) -> Engine:
-    executor = JaxExecutor(
-        MODEL.on(Backend.CPU),
-        pack_params(PARAMS, dtype),
-        config,
-        eos_ids=(EOS_ID,),
-        cache_dtype=jnp.dtype(dtype),
-        bad_word_ids=lambda words: (),
-    )
-    return make_engine(config, executor=executor)
+# A new engine, which finds no cached prefix.
+MakeEngine = Callable[[EngineConfig], Engine]
 
 
 @pytest.fixture(params=cpu_library.supported_isas(), scope="module", autouse=True)
@@ -63,8 +58,36 @@ def dtype(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(isa: str, dtype: str) -> list[list[tuple[object, ...]]]:
-    engine = native_engine(dtype, ALONE)
+def native_engine(isa: str, dtype: str) -> MakeEngine:
+    """Engines of the same compiled shapes share what is compiled."""
+    params = pack_params(PARAMS, dtype)
+
+    @functools.cache
+    def executor(sizes: tuple[int, ...], page_size: int) -> JaxExecutor:
+        return JaxExecutor(
+            MODEL.on(Backend.CPU),
+            params,
+            replace(
+                ONE_SHAPE,
+                max_num_batched_tokens=max(sizes),
+                compile_sizes=sizes,
+                page_size=page_size,
+                groups=pools(4096 // page_size),
+            ),
+            eos_ids=(EOS_ID,),
+            cache_dtype=jnp.dtype(dtype),
+            bad_word_ids=lambda words: (),
+        )
+
+    def engine(config: EngineConfig) -> Engine:
+        return make_engine(config, executor=executor(config.compile_sizes, config.page_size))
+
+    return engine
+
+
+@pytest.fixture(scope="module")
+def alone(native_engine: MakeEngine) -> list[list[tuple[object, ...]]]:
+    engine = native_engine(ALONE)
     return [trace(run(engine, [request("r", p)])[0]) for p in prompts(LENGTHS)]
 
 
@@ -74,19 +97,22 @@ def alone(isa: str, dtype: str) -> list[list[tuple[object, ...]]]:
         (1, {"compile_sizes": (64,)}),  # all in one shape
         (2, {"compile_sizes": (64,)}),
         (3, {"compile_sizes": (64,)}),
-        (2, {"compile_sizes": (1, 7, 40, 64)}),  # and in several others
-        (3, {"max_num_batched_tokens": 16, "compile_sizes": (16,)}),  # in chunks
+        (2, SEVERAL),  # and in several others
+        (3, {"max_num_batched_tokens": 16, **SEVERAL}),  # in chunks
         (1, {"page_size": 32, "groups": pools(128)}),
         (2, {"groups": pools(24), "enable_prefix_caching": False}),  # some are preempted
     ],
     ids=["1 thread", "2 threads", "3 threads", "shapes", "chunked", "pages", "preempted"],
 )
 def test_batched_is_alone(
-    alone: list[list[tuple[object, ...]]], dtype: str, changes: dict[str, object], num_threads: int
+    alone: list[list[tuple[object, ...]]],
+    native_engine: MakeEngine,
+    changes: dict[str, Any],
+    num_threads: int,
 ) -> None:
     before = cpu_library.num_threads()
     cpu_library.start(num_threads=num_threads)
-    engine = native_engine(dtype, replace(ONE_SHAPE, **changes))
+    engine = native_engine(replace(ONE_SHAPE, **changes))
     batch = [request(f"r{i}", p) for i, p in enumerate(prompts(LENGTHS))]
     first, again = run(engine, batch), run(engine, batch)  # the second finds cached prefixes
     cpu_library.start(num_threads=before)
