@@ -26,9 +26,12 @@ from tests.weights.adapters.made import random_adapter
 pytestmark = needs_kernels
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("options", [{}, {"window": 12, "scale": 0.3, "softcap": 5.0}])
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [("float32", {}), ("bfloat16", {"window": 12, "scale": 0.3, "softcap": 5.0})],
+)
 def test_a_tree_of_a_class_of_its_own(dtype: str, options: dict[str, Any]) -> None:
+    """Options of attention are the kernel's, so that each is in one dtype only."""
     weights = in_a_class.make_weights()
 
     def definition(weights: Any, tokens: jax.Array, positions: jax.Array) -> jax.Array:
