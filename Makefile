@@ -14,7 +14,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests that compare within a tolerance, or what C++ computes, or only that commands run and end: XLA
 # compiles for them as fast as it can. All others compile as users do, tests/parity first of all
-# (decision 0337).
+# (decisions 0337, 0370).
 QUICK := $(addprefix tests/,attention_kernels bridges docs engine execution expert_kernels kernels mesh \
 	models quantizing recurrences tensors tools training weights cli/test_eval.py \
 	cli/test_export.py e2e/test_fine_tuning.py e2e/test_interrupts.py e2e/test_resume.py \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,31 +14,40 @@ from flaxen.data.batch import Batch
 from flaxen.data.encode import TokenSequence
 from flaxen.data.pack import collate, pack
 from flaxen.kernels.backend import Backend
-from flaxen.models.model import Model, Params
+from flaxen.models.model import Params
 from flaxen.models.params import compute_params
 from flaxen.training.loss import token_logprobs
+from flaxen.weights.checkpoint import open_checkpoint
+from tests.models.family_table import row_of
+from tests.models.family_table.checkpoint import made
 
 # Tokens of the one packed row: of one size for all, so that a row compiles one step for a backend.
 LENGTH = 160
-# Master parameters -> the loss, the log-probabilities [rows, T], and the gradient.
-Step = Callable[[Params], tuple[tuple[jax.Array, jax.Array], Params]]
+# Master parameters, a batch -> the loss, the log-probabilities [rows, T], and the gradient.
+Step = Callable[[Params, Batch], tuple[tuple[jax.Array, jax.Array], Params]]
 
 
-def training_step(model: Model, sequences: Sequence[tuple[int, ...]]) -> tuple[Step, Batch]:
-    """A compiled step that trains all parameters in float32, and its batch: one packed row."""
-    given = [TokenSequence(np.array(each, np.int32), np.ones(len(each))) for each in sequences]
-    batch = collate(pack(given, LENGTH, len(given)), 1, LENGTH)
+@functools.cache
+def step_of(name: str, backend: Backend) -> Step:
+    """A row's step, which trains all parameters in float32: compiled once in a process."""
+    model = open_checkpoint(made(row_of(name)).directory).model.on(backend)
     # Only tolerances are asked of XLA's gradient, and this halves the time to compile it.
-    fast = {"xla_backend_optimization_level": 0} if model.backend is Backend.REFERENCE else None
+    fast = {"xla_backend_optimization_level": 0} if backend is Backend.REFERENCE else None
 
     def loss(masters: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         specs, dtype = model.param_specs, jnp.dtype("float32")
-        params = compute_params(specs, masters, dtype=dtype, backend=model.backend)
+        params = compute_params(specs, masters, dtype=dtype, backend=backend)
         found = token_logprobs(model, params, batch)
         return -jnp.sum(found) / jnp.sum(batch.targets >= 0), found
 
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=fast)
-    return lambda masters: step(masters, batch), batch
+    step: Step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=fast)
+    return step
+
+
+def batch_of(sequences: Sequence[tuple[int, ...]]) -> Batch:
+    """The sequences in one packed row."""
+    given = [TokenSequence(np.array(each, np.int32), np.ones(len(each))) for each in sequences]
+    return collate(pack(given, LENGTH, len(given)), 1, LENGTH)
 
 
 def by_sequence(batch: Batch, values: Any) -> dict[tuple[int, ...], np.ndarray]:
