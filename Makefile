@@ -15,11 +15,12 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscop
 # Tests that compare within a tolerance, or what C++ computes, or only that commands run and end: XLA
 # compiles for them as fast as it can. All others compile as users do, tests/parity first of all
 # (decisions 0337, 0370).
-QUICK := $(addprefix tests/,attention_kernels bridges docs engine execution expert_kernels kernels mesh \
-	models quantizing recurrences tensors tools training weights cli/test_eval.py \
-	cli/test_export.py e2e/test_fine_tuning.py e2e/test_interrupts.py e2e/test_resume.py \
+QUICK := $(addprefix tests/,attention_kernels bridges control_routes definitions docs engine \
+	execution expert_kernels kernels mesh models quantizing recurrences runs serving tensors \
+	tools training weights e2e/test_fine_tuning.py e2e/test_interrupts.py e2e/test_resume.py \
 	test_functions.py test_grpo_example.py test_pooled_decoders.py test_train_own_example.py \
-	test_trainer.py)
+	test_trainer.py) $(filter-out %/test_parity.py %/__pycache__/, \
+	$(wildcard tests/cli/test_*.py tests/cli/*/))
 QUICK_XLA = XLA_FLAGS="$$($(BIN)/python tools/known_xla_flags.py \
 	--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false)"
 # All tests, with options of pytest; the second part also runs where the first failed.
