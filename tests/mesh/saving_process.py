@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,9 @@ def main() -> None:
         assert int(restored["step"]) == 1
         print("restored", flush=True)
         if index == 1:
+            # Not before the other has written its part: it writes nothing once it knows of this.
+            while not list(directory.glob("2.part/arrays-00000-*")):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         checkpoints.save(2, state)  # waits for the other, until it is killed too
 
