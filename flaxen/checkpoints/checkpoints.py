@@ -33,7 +33,8 @@ class Checkpoints:
       keep: how many of the newest are kept, besides the one being saved.
       every: steps from one checkpoint to the next.
       processes: those that save together; each makes an object of its own, with the same
-          directory, and calls `save` for the same steps.
+          directory, and calls `save` for the same steps. None may save before process 0 has made
+          its object, which removes what is unfinished.
 
     Raises:
       ValueError: a number is below 1.

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from flaxen.checkpoints.checkpoints import Checkpoints
 from flaxen.kernels.backend import Backend
@@ -62,6 +63,8 @@ def main() -> None:
     state = {"params": params, "layers": staged, "step": jnp.int32(1), "key": jax.random.key(3)}
     where = param_shardings(checkpoint.model.param_specs, placement("tensor=8"))
     with Checkpoints(directory, processes=this_process()) as checkpoints:
+        # Process 0 has removed what was left over, as it has before the first step of a training.
+        multihost_utils.sync_global_devices("made")
         checkpoints.save(1, state)
         checkpoints.wait()
         template = {
