@@ -249,6 +249,13 @@ def test_a_round_that_had_other_reasons_changes_little() -> None:
     assert times.seconds("plain", None) == pytest.approx(0.010, rel=0.2)
 
 
+def test_a_clock_that_stands_still_breaks_nothing() -> None:
+    times = RoundTime()
+    for _ in range(8):
+        times.observe("plain", 0.0, None)
+    assert times.seconds("plain", None) == pytest.approx(1e-6)
+
+
 def test_an_acceptance_follows_what_happens() -> None:
     found = Acceptance(0.5, 0.1)
     for _ in range(40):

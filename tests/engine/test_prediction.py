@@ -33,7 +33,9 @@ NOTHING = Scripted({})
 def drafted(
     text: list[int], output: list[int], *, at_once: bool = False, most: int = 3
 ) -> list[int]:
-    """What is proposed behind an output, whose tokens came one at a time, or all at once."""
+    """Returns what the drafter proposes after an output whose tokens came one at a time, or all at
+    once.
+    """
     drafter, sequence = Predicted(Constant(99, 99, 99, 99)), sequence_of(PROMPT)
     sequence.prediction = tuple(text)
     for token in output:

@@ -74,7 +74,7 @@ class Drafts:
         only_reads = drafter is None or drafter.only_reads
         self._hope = 0.0 if only_reads else _HOPE
         self._weight = _WEIGHT if only_reads else _WEIGHT_OF_MODEL
-        # Of all sequences, those with a prediction apart.
+        # The rates of all sequences: of those without a prediction, and of those with one.
         self._mean = Acceptance(self._hope or _FIRST_RATE, _WEIGHT_IN_MEAN)
         self._mean_of_predicted = Acceptance(_FIRST_RATE_OF_PREDICTED, _WEIGHT_IN_MEAN)
 

@@ -19,8 +19,8 @@ _MARGIN = 1.03  # the tokens with drafts for each one without, from which on dra
 _FIRST_PATIENCE, _LONGEST_PATIENCE, _TRIES = 32, 1024, 2
 _CERTAIN, _HOPELESS = 1.3, 0.5  # gains that need no try
 _FIRST_S = 0.01  # of any round, before one was measured
-_MOST_SIZES = 20
-_DRAFTING = "drafting"
+_MOST_SIZES = 20  # a step has fewer tokens than 2 to the power of this
+_DRAFTING = "drafting"  # the kind of what a draft model takes for a token
 
 
 @final
@@ -154,8 +154,8 @@ class Payoff:
         return self._times.seconds((size, waited), self._guess_s(size, waited=waited)) or _FIRST_S
 
     def _guess_s(self, size: int, *, waited: bool) -> float | None:
-        """What is expected of rounds that were not measured: that they take no longer than those
-        of fewer tokens, since both read the same weights. So they will be tried.
+        """The time that is expected of rounds of a size that was not measured: no more than that of
+        fewer tokens, since both read the same weights. So such rounds will be tried.
         """
         for other in (*range(size - 1, -1, -1), *range(size, _MOST_SIZES)):
             for kind in ((other, waited), (other, not waited)):

@@ -12,6 +12,7 @@ from typing import final
 _SPEED_RATE = 0.3  # how much of a round's deviation is taken for a change of the machine's speed
 _LEAST_RATE = 0.05  # the weight of a kind's newest time, once it has many
 _LONGEST = 3.0  # a longer time, beside the expected one, had other reasons, such as a compilation
+_SHORTEST_S = 1e-6  # of a round, where a clock is too coarse to tell
 _ENOUGH = 4  # times of a kind before it is judged by them
 
 
@@ -42,7 +43,7 @@ class RoundTime:
           seconds: the duration.
           guess_s: what was expected of a kind that is new; None: nothing.
         """
-        known = self._kinds.get(kind)
+        known, seconds = self._kinds.get(kind), max(seconds, _SHORTEST_S)
         if known is None:
             guess_s = seconds if guess_s is None else guess_s
             known = self._kinds[kind] = _Kind(guess_s / self._slowness)
